@@ -1,0 +1,81 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// The module map, from the bottom up. ARCHITECTURE.md tells what each is for.
+let package = Package(
+    name: "moonraft",
+    products: [
+        .executable(name: "moonraft", targets: ["moonraft"]),
+        .executable(name: "moonctl", targets: ["moonctl"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+    ],
+    targets: [
+        // System libraries and C shims.
+        .systemLibrary(
+            name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
+        .systemLibrary(name: "CLMDB", pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])]),
+        .systemLibrary(
+            name: "CLuaSystem", pkgConfig: "lua5.4", providers: [.apt(["liblua5.4-dev"])]),
+        .target(name: "CSupport", linkerSettings: [.linkedLibrary("crypt")]),
+        .target(name: "CLua", dependencies: ["CLuaSystem"]),
+
+        // Synchronous and deterministic.
+        .target(name: "KVCodec"),
+        .target(name: "RaftCore"),
+        .target(name: "MVCC", dependencies: ["KVCodec", "CSupport"]),
+        .target(name: "StateMachine", dependencies: ["MVCC", "KVCodec"]),
+        .target(name: "Storage", dependencies: ["CLMDB", "CSupport"]),
+        .target(
+            name: "Replica",
+            dependencies: ["RaftCore", "StateMachine", "MVCC", "Storage", "KVCodec"]),
+
+        // The shell.
+        .target(name: "Events", dependencies: ["MVCC", "KVCodec"]),
+        .target(
+            name: "Configuration",
+            dependencies: ["TOMLKit", .product(name: "Logging", package: "swift-log")]),
+        .target(
+            name: "Wire", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .target(
+            name: "RPC",
+            dependencies: [
+                "CNGHTTP2", .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+            ]),
+        .target(
+            name: "Plugins",
+            dependencies: [
+                "CLua", "CSupport", "Configuration",
+                .product(name: "Crypto", package: "swift-crypto"),
+                .product(name: "CryptoExtras", package: "swift-crypto"),
+            ]),
+        .target(
+            name: "Node",
+            dependencies: [
+                "Replica", "Events", "Storage", "Configuration", "CSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .target(
+            name: "API",
+            dependencies: ["Node", "RPC", "Wire", "Plugins", "Events", "KVCodec", "Configuration"]),
+        .executableTarget(
+            name: "moonraft", dependencies: ["API", "Node", "Plugins", "Configuration", "RPC"]),
+        .executableTarget(
+            name: "moonctl",
+            dependencies: [
+                "RPC", "Wire",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
+
+        // Tests mirror the targets.
+        .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
+    ]
+)
