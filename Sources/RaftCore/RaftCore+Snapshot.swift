@@ -1,0 +1,41 @@
+// Taking over a snapshot (thesis 5): the log restarts at its end, the membership comes with it.
+
+extension RaftCore {
+    /// Notes that the state machine now is that of `snapshot`, as handed out in a `PersistBatch`.
+    package mutating func installed(snapshot: SnapshotMetadata) {
+        precondition(
+            pendingInstall == snapshot,
+            "installed \(snapshot.index), pending \(String(describing: pendingInstall?.index))")
+        pendingInstall = nil
+        appliedIndex = snapshot.index
+        deliveredIndex = snapshot.index
+    }
+
+    /// The snapshot that the host is to install, until it says so.
+    package var snapshotBeingInstalled: SnapshotMetadata? { pendingInstall }
+
+    /// Takes over the leader's snapshot unless the log already reaches it.
+    mutating func acceptSnapshot(_ snapshot: SnapshotMetadata) throws(StepError) {
+        guard let leader else { return }
+        guard snapshot.index > commitIndex else {
+            return answer(.accepted(match: commitIndex), to: leader)
+        }
+        if log.term(at: snapshot.index) == snapshot.term {
+            // All of it is here; the message only tells that it is committed.
+            raiseCommit(to: snapshot.index)
+            return answer(.accepted(match: snapshot.index), to: leader)
+        }
+        guard snapshot.confState.contains(id) else { throw .notInSnapshot }
+        // One at a time: this one is dropped, and the leader goes on from the answer to the first.
+        guard pendingInstall == nil else { return }
+        durability.overwritten(from: commitIndex + 1)
+        log.reset(index: snapshot.index, term: snapshot.term, committed: commitIndex)
+        durability.snapshot = snapshot
+        pendingInstall = snapshot
+        commitIndex = snapshot.index
+        confState = snapshot.confState
+        unappliedConfigChanges = []
+        rebuildProgress()
+        answer(.accepted(match: snapshot.index), to: leader)
+    }
+}
