@@ -1,0 +1,44 @@
+// One lease. What is replicated: id, TTL, remaining time of the last checkpoint, and the keys. What
+// only the leader knows: the expiry and everything about handing it out.
+
+import KVCodec
+
+final class Lease {
+    let id: Int64
+    /// As granted, raised to the minimum. Seconds.
+    let ttlSeconds: Int64
+    /// Of the last checkpoint; 0: none, the full TTL counts. Seconds.
+    var remainingSeconds: Int64
+    /// Keys whose newest record names this lease.
+    var keys: Set<[UInt8]> = []
+
+    /// `never` on a member that is not the leader.
+    var expiry = LeaseTime.never
+    /// Where the lease stands in the expiry queue. A renewal moves `expiry` only; the queue finds
+    /// out when it gets there, so that a renewal costs no queue operation.
+    var queuedAt: LeaseTime?
+    /// Handed out for revocation, not yet revoked.
+    var revokePending = false
+    /// Where the lease stands in the checkpoint queue.
+    var checkpointAt: LeaseTime?
+    /// A checkpoint was handed out and not seen applied since.
+    var checkpointPending = false
+
+    init(id: Int64, ttlSeconds: Int64, remainingSeconds: Int64 = 0) {
+        self.id = id
+        self.ttlSeconds = ttlSeconds
+        self.remainingSeconds = remainingSeconds
+    }
+
+    /// What a new leader gives the lease: the rest of the last checkpoint, or the full TTL.
+    var startSeconds: Int64 { remainingSeconds > 0 ? remainingSeconds : ttlSeconds }
+
+    /// Value in bucket `lease`: leasepb.Lease {1 ID, 2 TTL, 3 RemainingTTL}.
+    var record: [UInt8] {
+        var writer = ByteWriter(capacity: 24)
+        writer.int64(1, id)
+        writer.int64(2, ttlSeconds)
+        writer.int64(3, remainingSeconds)
+        return writer.bytes
+    }
+}

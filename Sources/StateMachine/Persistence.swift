@@ -1,0 +1,232 @@
+// From the state machine to the backend and back. What one commit writes belongs together: the
+// records, the buckets and the applied index reach the disk in one backend transaction, so that a
+// crash can never separate an index from the state it stands for (etcd issue 13766).
+
+import KVCodec
+import MVCC
+
+/// What the backend writes in one transaction: first the records, then the deletions, then the
+/// bucket changes.
+package struct PendingCommit: Sendable {
+    /// Records written since the last freeze; give them to `MVCCStore.release` once they are read
+    /// back through the backend. Nil when there are none.
+    package var records: PendingRecords?
+    /// Records that compaction takes away; may name records of this same commit.
+    package var deletedRevisions: [Revision]
+    /// By bucket and key, each key once; `meta` is always among them.
+    package var changes: [BucketChange]
+    /// The last entry that this commit contains.
+    package var appliedIndex: UInt64
+    package var appliedTerm: UInt64
+}
+
+/// Why the state cannot be restored: the backend holds something this version did not write.
+package enum RestoreError: Error, Equatable, Sendable {
+    case badBucket(StateBucket, key: [UInt8])
+    case badRecord(Revision)
+    /// The records do not fit what `meta` says of them.
+    case badRevisions
+}
+
+/// What changed since the last freeze.
+struct PersistenceState {
+    var alarms: Set<Alarm> = []
+    var members: Set<UInt64> = []
+    var clusterVersion = false
+    var deletedRevisions: [Revision] = []
+    /// Last revision whose physical compaction is complete.
+    var finishedCompactRevision: Int64 = 0
+    var frozenIndex: UInt64 = 0
+    var frozenConfState: [UInt8] = []
+    var frozenFinishedCompactRevision: Int64 = 0
+}
+
+extension StateMachine {
+    /// Takes everything that changed since the last freeze; nil when nothing did. The caller holds
+    /// `store.beginBatch()` or is between batches.
+    package func freeze() -> PendingCommit? {
+        let records = store.freezePending()
+        var changes: [BucketChange] = []
+        for id in lessor.changed {
+            changes.append(
+                BucketChange(
+                    bucket: .lease, key: StateBytes.bigEndian(UInt64(bitPattern: id)),
+                    value: lessor.lease(id)?.record))
+        }
+        for alarm in persistence.alarms {
+            var key = ByteWriter(capacity: 16)
+            alarm.encode(into: &key)
+            changes.append(
+                BucketChange(
+                    bucket: .alarm, key: key.bytes,
+                    value: alarmSet.contains(alarm) ? [] : nil))
+        }
+        for id in persistence.members {
+            changes.append(
+                BucketChange(
+                    bucket: .members, key: StateBytes.hex(id),
+                    value: memberByID[id].map { member in
+                        var writer = ByteWriter(capacity: 64)
+                        member.encode(into: &writer)
+                        return writer.bytes
+                    }))
+        }
+        if persistence.clusterVersion {
+            changes.append(
+                BucketChange(
+                    bucket: .cluster, key: [UInt8](StateKey.clusterVersion.utf8),
+                    value: clusterVersion.map { [UInt8]($0.utf8) }))
+        }
+        let isUnchanged =
+            records == nil && changes.isEmpty && persistence.deletedRevisions.isEmpty
+            && appliedIndex == persistence.frozenIndex
+            && confState == persistence.frozenConfState
+            && persistence.finishedCompactRevision == persistence.frozenFinishedCompactRevision
+        if isUnchanged { return nil }
+
+        changes.append(contentsOf: metaChanges)
+        // Sets have no order; a commit has.
+        changes.sort {
+            $0.bucket != $1.bucket
+                ? $0.bucket < $1.bucket : $0.key.lexicographicallyPrecedes($1.key)
+        }
+        let commit = PendingCommit(
+            records: records, deletedRevisions: persistence.deletedRevisions, changes: changes,
+            appliedIndex: appliedIndex, appliedTerm: appliedTerm)
+
+        lessor.clearChanged()
+        persistence.alarms.removeAll()
+        persistence.members.removeAll()
+        persistence.clusterVersion = false
+        persistence.deletedRevisions = []
+        persistence.frozenIndex = appliedIndex
+        persistence.frozenConfState = confState
+        persistence.frozenFinishedCompactRevision = persistence.finishedCompactRevision
+        return commit
+    }
+
+    private var metaChanges: [BucketChange] {
+        func meta(_ key: String, _ value: [UInt8]) -> BucketChange {
+            BucketChange(bucket: .meta, key: [UInt8](key.utf8), value: value)
+        }
+        var changes = [
+            meta(StateKey.appliedIndex, StateBytes.bigEndian(appliedIndex)),
+            meta(StateKey.appliedTerm, StateBytes.bigEndian(appliedTerm)),
+            meta(StateKey.confState, confState),
+            meta(
+                StateKey.currentRevision,
+                StateBytes.bigEndian(UInt64(bitPattern: store.currentRevision))),
+        ]
+        let compacted = store.compactRevision
+        if compacted > 0 {
+            changes.append(
+                meta(StateKey.scheduledCompactRevision, StateBytes.revision(compacted)))
+        }
+        if persistence.finishedCompactRevision > 0 {
+            changes.append(
+                meta(
+                    StateKey.finishedCompactRevision,
+                    StateBytes.revision(persistence.finishedCompactRevision)))
+        }
+        return changes
+    }
+
+    /// Does the next part of a physical compaction, visiting at most `maxKeys` keys of the index;
+    /// the records to delete go with the next commit.
+    ///
+    /// - Returns: false when no compaction is under way (any more).
+    package func compactionStep(maxKeys: Int) -> Bool {
+        guard let revisions = store.compactionStep(maxKeys: maxKeys) else {
+            persistence.finishedCompactRevision = max(store.compactRevision, 0)
+            return false
+        }
+        persistence.deletedRevisions.append(contentsOf: revisions)
+        return true
+    }
+
+    /// Fills a new state machine and its store from the backend. Leases do not run until `promote`.
+    ///
+    /// - Throws: `RestoreError` when the backend holds what this version cannot have written.
+    package func restore(from buckets: some StateReader) throws(RestoreError) {
+        precondition(appliedIndex == 0, "restore into a state machine at \(appliedIndex)")
+        var failure: RestoreError?
+        func read(
+            _ bucket: StateBucket,
+            _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Bool
+        ) throws(RestoreError) {
+            buckets.forEach(in: bucket) { key, value in
+                if failure == nil, !body(key, value) {
+                    failure = .badBucket(bucket, key: [UInt8](key))
+                }
+            }
+            if let failure { throw failure }
+        }
+
+        var currentRevision: Int64 = 1
+        var scheduledCompactRevision: Int64 = 0
+        try read(.meta) { key, value in
+            switch String(decoding: key, as: UTF8.self) {
+            case StateKey.appliedIndex:
+                guard let number = StateBytes.number(value) else { return false }
+                appliedIndex = number
+            case StateKey.appliedTerm:
+                guard let number = StateBytes.number(value) else { return false }
+                appliedTerm = number
+            case StateKey.confState:
+                confState = [UInt8](value)
+            case StateKey.currentRevision:
+                guard let number = StateBytes.number(value), number <= UInt64(Int64.max) else {
+                    return false
+                }
+                currentRevision = Int64(number)
+            case StateKey.scheduledCompactRevision:
+                guard let revision = StateBytes.revision(from: value), revision >= 0 else {
+                    return false
+                }
+                scheduledCompactRevision = revision
+            case StateKey.finishedCompactRevision:
+                guard let revision = StateBytes.revision(from: value), revision >= 0 else {
+                    return false
+                }
+                persistence.finishedCompactRevision = revision
+            default: break
+            }
+            return true
+        }
+        try read(.lease) { _, value in
+            guard let fields = try? NumberFields(value), fields[1] != 0 else { return false }
+            lessor.restore(
+                id: fields[1], ttlSeconds: fields[2], remainingSeconds: fields[3])
+            return true
+        }
+        try read(.alarm) { key, _ in
+            guard let alarm = try? Alarm(key) else { return false }
+            _ = alarmSet.insert(alarm)
+            return true
+        }
+        try read(.members) { _, value in
+            guard let member = try? Member(value) else { return false }
+            memberByID[member.id] = member
+            return true
+        }
+        try read(.cluster) { key, value in
+            if String(decoding: key, as: UTF8.self) == StateKey.clusterVersion {
+                guard let version = Self.checkedVersion(value) else { return false }
+                clusterVersion = version
+            }
+            return true
+        }
+        try restoreStore(
+            currentRevision: currentRevision, scheduledCompactRevision: scheduledCompactRevision)
+        persistence.frozenIndex = appliedIndex
+        persistence.frozenConfState = confState
+        persistence.frozenFinishedCompactRevision = persistence.finishedCompactRevision
+    }
+}
+
+extension StateMachine {
+    private func restoreStore(currentRevision: Int64, scheduledCompactRevision: Int64)
+        throws(RestoreError)
+    {
+    }
+}
