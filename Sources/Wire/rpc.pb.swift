@@ -1963,6 +1963,7 @@ package nonisolated struct Etcdserverpb_AuthRoleRevokePermissionRequest: Sendabl
 
   package var role: String = String()
 
+  /// Older clients declare key and range_end as strings, which has the same form on the wire.
   package var key: Data = Data()
 
   package var rangeEnd: Data = Data()
