@@ -388,7 +388,6 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
         list.withFields { fields, count in
             _ = nghttp2_submit_response(session, call.streamID, fields, count, nil)
         }
-        endPeerSide(call)
         wantFlush()
     }
 
@@ -396,14 +395,6 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
         guard let session else { return }
         nghttp2_session_consume_stream(session, stream, length)
         wantFlush()
-    }
-
-    /// After a complete answer the peer need not send more; as grpc-go, say so with NO_ERROR.
-    private func endPeerSide(_ call: ServerCall) {
-        guard let session, !call.remoteEnded, !call.endIsAnnounced else { return }
-        nghttp2_submit_rst_stream(
-            session, UInt8(NGHTTP2_FLAG_NONE.rawValue), call.streamID,
-            HTTP2ErrorCode.noError.rawValue)
     }
 
     /// nghttp2 asks how much the call can send in the next DATA frame.
@@ -440,7 +431,6 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
                 _ = nghttp2_submit_trailer(session, call.streamID, fields, count)
             }
         }
-        endPeerSide(call)
     }
 
     /// nghttp2 has decided on a DATA frame; its head and payload go to the output.
@@ -653,6 +643,9 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
         case NGHTTP2_DATA.rawValue, NGHTTP2_HEADERS.rawValue:
             pings.sentHeadersOrData()
             control.credit(loop.configuration.controlFrameCredit)
+            if header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0 {
+                answerSent(header.stream_id)
+            }
         case NGHTTP2_RST_STREAM.rawValue:
             let code = frame.pointee.rst_stream.error_code
             if code != HTTP2ErrorCode.noError.rawValue, code != HTTP2ErrorCode.cancel.rawValue,
@@ -664,6 +657,14 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
             break
         }
         return 0
+    }
+
+    /// After a complete answer the peer need not send more; as grpc-go, say so with NO_ERROR.
+    /// Not earlier: a reset in the queue makes nghttp2 drop the answer behind which it stands.
+    private func answerSent(_ stream: Int32) {
+        guard let call = call(stream), !call.remoteEnded, let session else { return }
+        nghttp2_submit_rst_stream(
+            session, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream, HTTP2ErrorCode.noError.rawValue)
     }
 
     // MARK: Time and end
