@@ -43,6 +43,9 @@ package struct HardState: Sendable, Equatable {
     package var vote: NodeID
     package var commit: LogIndex
 
+    /// The hard state of a founding member that never ran; goes with `RaftLog.founding`.
+    package static let founding = HardState(term: 1, vote: 0, commit: 1)
+
     /// Makes a hard state; the defaults are those of a node that never ran.
     package init(term: Term = 0, vote: NodeID = 0, commit: LogIndex = 0) {
         self.term = term

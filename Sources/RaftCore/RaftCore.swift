@@ -90,14 +90,16 @@ package struct RaftCore: Sendable {
     var durability = Durability()
     var outbox = Outbox()
 
-    /// Starts a member from what it had made durable, or from nothing.
+    /// Starts a member from what it had made durable.
+    ///
+    /// A new cluster: every founder starts with `HardState.founding`, `RaftLog.founding`, applied index 1
+    /// and the same membership. A member that joins a running cluster starts with `HardState()`,
+    /// `RaftLog()`, applied index 0 and no membership, and receives a snapshot first.
     ///
     /// - Parameters:
     ///   - hardState: as last written. A term behind that of the log's last entry is that of a batch cut
     ///     short by a crash, which promised nothing; it is raised.
-    ///   - confState: the membership at `appliedIndex`. For a new cluster all founding members start with
-    ///     the same one; a member that joins later starts with an empty one and learns it by a snapshot or
-    ///     by replaying changes.
+    ///   - confState: the membership at `appliedIndex`.
     ///   - appliedIndex: how far the state machine got; may exceed `hardState.commit`.
     ///   - randomSeed: for election timeouts and request numbers; different in each run.
     package init(

@@ -47,6 +47,22 @@ package struct RaftLog: Sendable {
         handedOutIndex = stableIndex
     }
 
+    /// The log of a founding member that never ran.
+    ///
+    /// The founding membership stands at index 1 of term 1, as if by a snapshot. A member that joins
+    /// later starts with an empty log at index 0, so it cannot be fed entries alone: it gets a snapshot,
+    /// and with it the membership that the founders were configured with.
+    package static let founding = RaftLog(foundingIndex: 1, term: 1)
+
+    private init(foundingIndex: LogIndex, term: Term) {
+        snapshotIndex = foundingIndex
+        snapshotTerm = term
+        stableIndex = foundingIndex
+        handedOutIndex = foundingIndex
+        slots = []
+        head = 0
+    }
+
     /// Whether `entries` follow `(index, term)` without a gap and with terms that never decrease.
     static func continues(_ entries: [Entry], index: LogIndex, term: Term) -> Bool {
         guard index <= RaftCore.maxIndex,
