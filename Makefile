@@ -1,0 +1,33 @@
+# Everything a developer or an operator types. The work is done by scripts/, so that each can be read and run alone.
+
+.PHONY: run build test lint format bench proto docs clean
+
+run: build
+	exec bin/moonraft --config config/moonraft.toml $(ARGS)
+
+build:
+	scripts/install-deps.sh
+	scripts/build.sh
+
+test:
+	scripts/install-deps.sh
+	scripts/install-deps.sh --test
+	scripts/test.sh
+
+lint:
+	scripts/lint.sh
+
+format:
+	swift format --in-place --parallel --recursive Sources Tests Package.swift
+
+bench: build
+	scripts/bench.sh
+
+proto:
+	scripts/proto.sh
+
+docs:
+	scripts/docs.sh
+
+clean:
+	rm -rf .build .build-debug .build-release .build-tools .build-venv bin
