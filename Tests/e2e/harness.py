@@ -235,11 +235,11 @@ class Client:
     def send(self, name, request, timeout=TIMEOUT, metadata=()):
         return self._call(name)(request, timeout=timeout, metadata=self.metadata + tuple(metadata))
 
-    def call(self, name, timeout=TIMEOUT, metadata=(), **fields):
-        return self.send(name, METHODS[name].request(**fields), timeout, metadata)
+    def call(self, method, timeout=TIMEOUT, metadata=(), **fields):
+        return self.send(method, METHODS[method].request(**fields), timeout, metadata)
 
-    def future(self, name, timeout=TIMEOUT, **fields):
-        return self._call(name).future(METHODS[name].request(**fields), timeout=timeout, metadata=self.metadata)
+    def future(self, method, timeout=TIMEOUT, **fields):
+        return self._call(method).future(METHODS[method].request(**fields), timeout=timeout, metadata=self.metadata)
 
     def raw(self, path, payload=b"", timeout=TIMEOUT, metadata=()):
         """One unary call with bytes in and bytes out, to any path."""
