@@ -122,8 +122,10 @@ struct HistoryRead {
         _ store: MVCCStore
     ) -> Change? {
         guard let view = try? KeyValueView(record) else { return nil }
-        let previous = store.index.find(view.key).flatMap {
-            MVCCStore.versionBefore(revision.main, $0)
+        var previous: Revision?
+        // Below the compaction revision it depends on how far the physical compaction is: say no.
+        if revision.main > store.compactRevision, let entry = store.index.find(view.key) {
+            previous = MVCCStore.versionBefore(revision.main, entry)
         }
         return Change(
             record: record, key: view.key, isDelete: isTombstone,
