@@ -80,7 +80,7 @@ import Testing
         let elapsed = Date().timeIntervalSince(begun)
         #expect(answer.headers["grpc-status"] == "4")
         #expect(answer.headers["grpc-message"] == "context deadline exceeded")
-        #expect(elapsed > 0.055 && elapsed < 0.5, "took \(elapsed)")
+        #expect(elapsed > 0.055 && elapsed < 3, "took \(elapsed)")
         #expect(server.journal.waitFor("closed"))
         #expect(server.journal.count("closed") == 1)
         // A timeout of zero has passed when the call begins.

@@ -103,12 +103,14 @@ final class HTTP1Connection: ChannelInboundHandler, SweptConnection {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        // A malformed request has been answered with 400 by NIO's protocol error handler.
+        // A malformed request has been answered with 400 by NIO's protocol error handler; let the
+        // peer read it.
         if error is HTTPParserError {
-            phase = .ending(since: loop.now)
-            context.writeAndFlush(NIOAny(ByteBuffer()), promise: nil)
+            phase = .ending(since: .now())
+            context.close(mode: .output, promise: nil)
+        } else {
+            context.close(promise: nil)
         }
-        context.close(promise: nil)
     }
 
     private func answer(_ head: HTTPRequestHead) {

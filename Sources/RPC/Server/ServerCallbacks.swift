@@ -26,6 +26,13 @@ final class ServerCallbacks {
         nghttp2_option_set_stream_reset_rate_limit(options, UInt64(UInt32.max), 1_000_000)
         nghttp2_option_set_max_continuations(options, configuration.maxContinuationFrames)
         nghttp2_option_set_max_settings(options, configuration.maxSettingsEntries)
+        // Asking for all extension frames makes nghttp2 report (and us count) and then drop them.
+        for type in 0x0A...0xFF {
+            nghttp2_option_set_user_recv_extension_type(options, UInt8(type))
+        }
+        nghttp2_session_callbacks_set_unpack_extension_callback(callbacks) { _, _, _, _ in
+            NGHTTP2_ERR_CANCEL.rawValue
+        }
 
         nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks) { _, header, user in
             guard let header, let user else { return 0 }

@@ -101,7 +101,7 @@ final class RawPeer {
 
     deinit {
         close(descriptor)
-        nghttp2_hd_inflate_del(inflater)
+        if let inflater { nghttp2_hd_inflate_del(inflater) }
     }
 
     /// Preface and SETTINGS, and the answer to the server's.

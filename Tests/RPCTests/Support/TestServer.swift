@@ -132,6 +132,18 @@ final class TestServer {
         try RPCClient.connectAndWait(host: "127.0.0.1", port: port, configuration: configuration)
     }
 
+    /// Unsent response bytes of the first loop.
+    func bufferedBytes() throws -> Int {
+        let loop = server.loops[0]
+        return try loop.eventLoop.submit { loop.bufferedBytes }.wait()
+    }
+
+    /// Incomplete request bytes of the first loop.
+    func partialBytes() throws -> Int {
+        let loop = server.loops[0]
+        return try loop.eventLoop.submit { loop.partialBytes }.wait()
+    }
+
     /// Whether another client is served while something hostile goes on.
     func serves() -> Bool {
         guard let client = try? client() else { return false }
