@@ -17,7 +17,7 @@ extension StateMachine {
         store.begin(reader: reader)
         var reply: [UInt8] = []
         if request.needsPrevious {
-            guard let previous = currentMetadata(request.key) else {
+            guard let previous = store.metadata(inTransaction: request.key) else {
                 if request.ignoreValue || request.ignoreLease {
                     _ = store.commit(reason: .client)
                     throw .keyNotFound
@@ -90,19 +90,22 @@ extension StateMachine {
     func put(
         _ request: PutRequestView, over previous: KeyMetadata, into writer: inout ByteWriter
     ) {
-        // Copied: the put may move the memory that records lie in.
-        let record = currentRecord(previous)
+        // Valid until the commit, whatever is written meanwhile.
+        let record = store.record(of: previous)
         if request.prevKV { writer.message(2, record) }
-        record.withUnsafeBytes { bytes in
-            var value = request.value
-            if request.ignoreValue {
-                do throws(DecodeError) {
-                    value = try KeyValueView(bytes).value
-                } catch {
-                    preconditionFailure("record at \(previous.revision) does not decode: \(error)")
-                }
-            }
-            put(request.key, value, lease: request.ignoreLease ? previous.lease : request.lease)
+        var value = request.value
+        if request.ignoreValue {
+            value = keyValue(record, at: previous.revision).value
+        }
+        put(request.key, value, lease: request.ignoreLease ? previous.lease : request.lease)
+    }
+
+    /// Decodes a stored record. That it decodes is an invariant of the store.
+    func keyValue(_ record: UnsafeRawBufferPointer, at revision: Revision) -> KeyValueView {
+        do throws(DecodeError) {
+            return try KeyValueView(record)
+        } catch {
+            preconditionFailure("record at \(revision) does not decode: \(error)")
         }
     }
 
@@ -123,30 +126,14 @@ extension StateMachine {
 
     /// The pairs of a range as field 3, `prev_kvs`.
     private func rangeForDelete(_ request: DeleteRangeRequestView, into writer: inout ByteWriter) {
-        var view = RangeRequestView()
-        view.key = request.key
-        view.rangeEnd = request.rangeEnd
         do throws(MVCCError) {
-            _ = try store.range(inTransaction: RangeQuery(view), into: &writer)
+            _ = try store.range(
+                inTransaction: RangeQuery(key: request.key, rangeEnd: request.rangeEnd),
+                into: &writer)
         } catch {
             preconditionFailure("range at the latest revision failed: \(error)")
         }
         writer.retag(from: 2, to: 3)
-    }
-
-    func currentMetadata(_ key: UnsafeRawBufferPointer) -> KeyMetadata? {
-        var found: KeyMetadata?
-        store.metadataInRange(
-            key: key, rangeEnd: UnsafeRawBufferPointer(start: nil, count: 0)
-        ) { _, metadata in
-            found = metadata
-            return false
-        }
-        return found
-    }
-
-    func currentRecord(_ metadata: KeyMetadata) -> [UInt8] {
-        store.record(of: metadata) { [UInt8]($0) }
     }
 }
 

@@ -52,27 +52,26 @@ extension StateMachine {
     }
 
     private func holds(_ compare: CompareView) -> Bool {
-        let needsValue = compare.target == CompareTarget.value
+        if compare.rangeEnd.isEmpty {
+            guard let metadata = store.metadata(inTransaction: compare.key) else {
+                return Comparison.holdsForNothing(compare)
+            }
+            return holds(compare, metadata)
+        }
         var found = false
         var result = true
         store.metadataInRange(key: compare.key, rangeEnd: compare.rangeEnd) { _, metadata in
             found = true
-            result =
-                needsValue
-                ? holds(compare, record: metadata) : Comparison.holds(compare, metadata)
+            result = holds(compare, metadata)
             return result
         }
         return found ? result : Comparison.holdsForNothing(compare)
     }
 
-    private func holds(_ compare: CompareView, record metadata: KeyMetadata) -> Bool {
-        store.record(of: metadata) { bytes in
-            do throws(DecodeError) {
-                return Comparison.holds(compare, try KeyValueView(bytes))
-            } catch {
-                preconditionFailure("record at \(metadata.revision) does not decode: \(error)")
-            }
-        }
+    private func holds(_ compare: CompareView, _ metadata: KeyMetadata) -> Bool {
+        if compare.target != CompareTarget.value { return Comparison.holds(compare, metadata) }
+        let record = keyValue(store.record(of: metadata), at: metadata.revision)
+        return Comparison.holds(compare, record)
     }
 
     // MARK: Second pass
@@ -106,7 +105,7 @@ extension StateMachine {
     private func checkPut(_ request: PutRequestView, _ check: PathCheck) throws(ApplyError) {
         if request.lease != 0 && !lessor.contains(request.lease) { throw .leaseNotFound }
         guard request.ignoreValue || request.ignoreLease else { return }
-        if currentMetadata(request.key) == nil { throw .keyNotFound }
+        if store.metadata(inTransaction: request.key) == nil { throw .keyNotFound }
         // etcd looks at the state before the transaction only, and panics when it comes to the put.
         if let first = check.deletedFrom, first <= KeySlice(request.key) { throw .keyNotFound }
     }
@@ -161,7 +160,7 @@ extension StateMachine {
 
     private func carryOut(_ request: PutRequestView, into writer: inout ByteWriter) {
         var previous = ByteWriter(capacity: 0)
-        if request.needsPrevious, let metadata = currentMetadata(request.key) {
+        if request.needsPrevious, let metadata = store.metadata(inTransaction: request.key) {
             put(request, over: metadata, into: &previous)
         } else {
             precondition(

@@ -8,7 +8,8 @@
 //
 // A renewal is not replicated, so a checkpoint that is older than it must not outlive it: a renewal
 // that finds a checkpoint, or one on its way, asks for a checkpoint of 0 first and is only answered
-// after that was applied (`LeaseRenewal.checkpointFirst`).
+// after that was applied (`LeaseRenewal.checkpointFirst`). This rests on one assumption: what a leader
+// proposes is applied, or lost for good, within one checkpoint interval (5 minutes).
 
 import KVCodec
 

@@ -34,11 +34,9 @@ struct PersistenceState {
     var members: Set<UInt64> = []
     var clusterVersion = false
     var deletedRevisions: [Revision] = []
-    /// Last revision whose physical compaction is complete.
-    var finishedCompactRevision: Int64 = 0
     var frozenIndex: UInt64 = 0
     var frozenConfState: [UInt8] = []
-    var frozenFinishedCompactRevision: Int64 = 0
+    var frozenFinishedCompactRevision: Int64 = -1
 }
 
 extension StateMachine {
@@ -81,7 +79,7 @@ extension StateMachine {
             records == nil && changes.isEmpty && persistence.deletedRevisions.isEmpty
             && appliedIndex == persistence.frozenIndex
             && confState == persistence.frozenConfState
-            && persistence.finishedCompactRevision == persistence.frozenFinishedCompactRevision
+            && store.finishedCompactRevision == persistence.frozenFinishedCompactRevision
         if isUnchanged { return nil }
 
         changes.append(contentsOf: metaChanges)
@@ -101,7 +99,7 @@ extension StateMachine {
         persistence.deletedRevisions = []
         persistence.frozenIndex = appliedIndex
         persistence.frozenConfState = confState
-        persistence.frozenFinishedCompactRevision = persistence.finishedCompactRevision
+        persistence.frozenFinishedCompactRevision = store.finishedCompactRevision
         return commit
     }
 
@@ -118,30 +116,28 @@ extension StateMachine {
                 StateBytes.bigEndian(UInt64(bitPattern: store.currentRevision))),
         ]
         let compacted = store.compactRevision
-        if compacted > 0 {
+        if compacted >= 0 {
             changes.append(
                 meta(StateKey.scheduledCompactRevision, StateBytes.revision(compacted)))
         }
-        if persistence.finishedCompactRevision > 0 {
+        if store.finishedCompactRevision >= 0 {
             changes.append(
                 meta(
                     StateKey.finishedCompactRevision,
-                    StateBytes.revision(persistence.finishedCompactRevision)))
+                    StateBytes.revision(store.finishedCompactRevision)))
         }
         return changes
     }
 
-    /// Does the next part of a physical compaction, visiting at most `maxKeys` keys of the index;
-    /// the records to delete go with the next commit.
+    /// Does the next part of a physical compaction, visiting about `maxKeys` keys of the index; the
+    /// records to delete go with the next commit. Call it between other work and not in a loop: it
+    /// makes no headway while a long read from before the compaction is under way.
     ///
-    /// - Returns: false when no compaction is under way (any more).
+    /// - Returns: false when there is nothing left to do.
     package func compactionStep(maxKeys: Int) -> Bool {
-        guard let revisions = store.compactionStep(maxKeys: maxKeys) else {
-            persistence.finishedCompactRevision = max(store.compactRevision, 0)
-            return false
-        }
+        guard let revisions = store.compactionStep(maxKeys: maxKeys) else { return false }
         persistence.deletedRevisions.append(contentsOf: revisions)
-        return true
+        return store.scheduledCompactRevision != nil
     }
 
     /// Fills a new state machine and its store from the backend. Leases do not run until `promote`.
@@ -163,7 +159,8 @@ extension StateMachine {
         }
 
         var currentRevision: Int64 = 1
-        var scheduledCompactRevision: Int64 = 0
+        var scheduledCompactRevision: Int64 = -1
+        var finishedCompactRevision: Int64 = -1
         try read(.meta) { key, value in
             switch String(decoding: key, as: UTF8.self) {
             case StateKey.appliedIndex:
@@ -188,7 +185,7 @@ extension StateMachine {
                 guard let revision = StateBytes.revision(from: value), revision >= 0 else {
                     return false
                 }
-                persistence.finishedCompactRevision = revision
+                finishedCompactRevision = revision
             default: break
             }
             return true
@@ -216,17 +213,19 @@ extension StateMachine {
             }
             return true
         }
-        try restoreStore(
-            currentRevision: currentRevision, scheduledCompactRevision: scheduledCompactRevision)
+        do throws(MVCCError) {
+            let lessor = self.lessor
+            try store.restore(
+                reader: reader, lastRevision: currentRevision,
+                compactRevision: finishedCompactRevision,
+                scheduledCompactRevision: scheduledCompactRevision,
+                lease: { key, lease in lessor.attach(key, to: lease) })
+        } catch {
+            guard case .corruptRecord(let revision) = error else { throw .badRevisions }
+            throw .badRecord(revision)
+        }
         persistence.frozenIndex = appliedIndex
         persistence.frozenConfState = confState
-        persistence.frozenFinishedCompactRevision = persistence.finishedCompactRevision
-    }
-}
-
-extension StateMachine {
-    private func restoreStore(currentRevision: Int64, scheduledCompactRevision: Int64)
-        throws(RestoreError)
-    {
+        persistence.frozenFinishedCompactRevision = store.finishedCompactRevision
     }
 }

@@ -3,7 +3,7 @@ import MVCC
 
 extension StateMachine {
     /// A digest of everything replicated, equal on members that applied the same entries. For tests
-    /// and the simulator: it reads every record.
+    /// and the simulator: it reads every record. Not inside a batch.
     package func stateHash() -> UInt32 {
         var writer = ByteWriter(capacity: 1024)
         writer.uint64(1, appliedIndex)
@@ -27,18 +27,16 @@ extension StateMachine {
         return Self.fold(writer.bytes)
     }
 
-    /// FNV-1a.
-    private static func fold(_ bytes: [UInt8]) -> UInt32 {
-        bytes.reduce(0x811C_9DC5) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
-    }
-}
-
-extension StateMachine {
     private func recordsHash() -> UInt32 {
         do throws(MVCCError) {
             return try store.hash(revision: store.currentRevision, reader: reader).hash
         } catch {
             preconditionFailure("hash at the current revision failed: \(error)")
         }
+    }
+
+    /// FNV-1a.
+    private static func fold(_ bytes: [UInt8]) -> UInt32 {
+        bytes.reduce(0x811C_9DC5) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
     }
 }

@@ -24,10 +24,10 @@ package enum TxnReader {
         var left = attempts
         while true {
             left -= 1
-            let revision = store.currentRevision
+            var revision: Int64 = 0
             do throws(ApplyError) {
                 try execute(
-                    request, at: revision, store: store, reader: reader, into: &writer)
+                    request, at: &revision, store: store, reader: reader, into: &writer)
                 return revision
             } catch {
                 writer.bytes.removeSubrange(start...)
@@ -39,13 +39,23 @@ package enum TxnReader {
     }
 
     private static func execute(
-        _ request: TxnRequestView, at revision: Int64, store: MVCCStore, reader: RecordReader,
-        into writer: inout ByteWriter
+        _ request: TxnRequestView, at start: inout Int64, store: MVCCStore,
+        reader: RecordReader, into writer: inout ByteWriter
     ) throws(ApplyError) {
-        var succeeded = true
-        for compare in request.compare {
+        // Comparisons of single keys need one short look; what may be long is read in chunks at the
+        // revision of that look.
+        let look = store.withSnapshot(reader: reader) { snapshot in
+            Look(
+                revision: snapshot.revision,
+                holds: request.compare.allSatisfy {
+                    !$0.rangeEnd.isEmpty || holds($0, in: &snapshot)
+                })
+        }
+        let revision = look.revision
+        start = revision
+        var succeeded = look.holds
+        for compare in request.compare where succeeded && !compare.rangeEnd.isEmpty {
             succeeded = try holds(compare, at: revision, store: store, reader: reader)
-            if !succeeded { break }
         }
         let operations = succeeded ? request.success : request.failure
         for case .range(let range) in operations where range.revision != 0 {
@@ -68,6 +78,25 @@ package enum TxnReader {
         }
     }
 
+    private struct Look {
+        var revision: Int64
+        var holds: Bool
+    }
+
+    private static func holds(_ compare: CompareView, in snapshot: inout StoreSnapshot) -> Bool {
+        guard let metadata = snapshot.metadata(of: compare.key) else {
+            return Comparison.holdsForNothing(compare)
+        }
+        if compare.target != CompareTarget.value { return Comparison.holds(compare, metadata) }
+        do throws(DecodeError) {
+            let record = snapshot.record(at: metadata.revision)
+            return Comparison.holds(compare, try KeyValueView(record))
+        } catch {
+            preconditionFailure("record at \(metadata.revision) does not decode: \(error)")
+        }
+    }
+
+    /// A comparison over a range, in chunks.
     private static func holds(
         _ compare: CompareView, at revision: Int64, store: MVCCStore, reader: RecordReader
     ) throws(ApplyError) -> Bool {
@@ -79,13 +108,11 @@ package enum TxnReader {
             var more = false
             var failure: ApplyError?
             next.withUnsafeBytes { key in
-                var range = RangeRequestView()
-                range.key = key
-                range.rangeEnd = compare.rangeEnd
-                range.revision = revision
-                range.limit = compareChunkKeys
+                var query = RangeQuery(key: key, rangeEnd: compare.rangeEnd)
+                query.revision = revision
+                query.limit = compareChunkKeys
                 do throws(MVCCError) {
-                    more = try store.range(RangeQuery(range), reader: reader, into: &chunk).more
+                    more = try store.range(query, reader: reader, into: &chunk).more
                 } catch {
                     failure = ApplyError(error)
                 }
