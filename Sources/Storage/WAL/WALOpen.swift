@@ -72,6 +72,16 @@ extension WAL {
             return try disk.list(directory)
         }
         let (tail, state, replay) = try recovery.run(names: names, step: step)
+        // An interrupted `create` may have left the names visible and not durable.
+        try onDisk { () throws(DiskError) in
+            do throws(DiskError) {
+                try disk.synchronizeDirectory(directory)
+                try disk.synchronizeDirectory(parent(of: directory))
+            } catch {
+                try? disk.close(tail.file)
+                throw error
+            }
+        }
         let wal = WAL(
             disk: disk, directory: directory, configuration: configuration,
             metadata: replay.metadata, state: state, segments: recovery.segments, tail: tail)

@@ -312,7 +312,6 @@ struct WALRecovery {
             try clear(tail, from: tail.position, to: end)
         }
         try disk.synchronize(tail.reader.file)
-        try disk.synchronizeDirectory(directory)
     }
 
     private func rewrite(_ scan: Scan, from start: UInt64, to end: UInt64) throws(DiskError) {
