@@ -39,6 +39,22 @@ package struct Message: Sendable, Equatable {
         case readResponse(id: UInt64, index: LogIndex)
     }
 
+    /// A committed entry that the sender knows of, said along with votes.
+    ///
+    /// Whoever has this very entry may take it for committed. A member may need that to learn that a
+    /// membership change is in force: were it to count on members that are gone, it could not be elected,
+    /// and those that know better may be unable to lead (etcd issue 12359).
+    package struct CommitPoint: Sendable, Equatable {
+        package var index: LogIndex
+        package var term: Term
+
+        /// Names the entry at `index`, which has `term`.
+        package init(index: LogIndex, term: Term) {
+            self.index = index
+            self.term = term
+        }
+    }
+
     /// A candidate asks for support.
     package struct VoteRequest: Sendable, Equatable {
         /// Only asks whether it would get the vote.
@@ -47,11 +63,14 @@ package struct Message: Sendable, Equatable {
         package var isTransfer: Bool
         package var lastIndex: LogIndex
         package var lastTerm: Term
+        package var known: CommitPoint
 
         /// Makes a request of a candidate whose log ends in `(lastIndex, lastTerm)`.
         package init(
-            isPreVote: Bool, isTransfer: Bool, lastIndex: LogIndex, lastTerm: Term
+            isPreVote: Bool, isTransfer: Bool, lastIndex: LogIndex, lastTerm: Term,
+            known: CommitPoint
         ) {
+            self.known = known
             self.isPreVote = isPreVote
             self.isTransfer = isTransfer
             self.lastIndex = lastIndex
@@ -63,9 +82,11 @@ package struct Message: Sendable, Equatable {
     package struct VoteResponse: Sendable, Equatable {
         package var isPreVote: Bool
         package var isGranted: Bool
+        package var known: CommitPoint
 
         /// Makes an answer.
-        package init(isPreVote: Bool, isGranted: Bool) {
+        package init(isPreVote: Bool, isGranted: Bool, known: CommitPoint) {
+            self.known = known
             self.isPreVote = isPreVote
             self.isGranted = isGranted
         }

@@ -32,13 +32,13 @@ extension RaftCore {
     /// change that is known to be committed: with it, the old members no longer decide.
     mutating func campaign(_ kind: CampaignKind) {
         guard role != .leader, isPromotable, term < Self.maxTerm else { return }
-        if let change = unappliedConfigChanges.first, change <= commitIndex { return }
+        if hasUnappliedCommittedChange { return }
         let isPreVote = kind == .preVote
         if isPreVote { becomePreCandidate() } else { becomeCandidate() }
         let electionTerm = isPreVote ? term + 1 : term
         let request = Message.VoteRequest(
             isPreVote: isPreVote, isTransfer: kind == .transfer,
-            lastIndex: log.lastIndex, lastTerm: log.lastTerm)
+            lastIndex: log.lastIndex, lastTerm: log.lastTerm, known: commitPoint)
         for peer in progress where peer.id != id && confState.isVoter(peer.id) {
             if isPreVote {
                 sendNow(.voteRequest(request), to: peer.id, term: electionTerm)
@@ -50,7 +50,8 @@ extension RaftCore {
             record(vote: true, of: id)
         } else {
             // The own vote is an answer like any other: it counts once it is durable.
-            let vote = Message.VoteResponse(isPreVote: false, isGranted: true)
+            let vote = Message.VoteResponse(
+                isPreVote: false, isGranted: true, known: commitPoint)
             sendWhenDurable(.voteResponse(vote), to: id, term: term)
         }
     }
@@ -63,7 +64,9 @@ extension RaftCore {
             || (request.isPreVote && asked > term)
         let isGranted =
             isFree && log.isUpToDate(index: request.lastIndex, term: request.lastTerm)
-        let response = Message.VoteResponse(isPreVote: request.isPreVote, isGranted: isGranted)
+        learnCommitted(request.known)
+        let response = Message.VoteResponse(
+            isPreVote: request.isPreVote, isGranted: isGranted, known: commitPoint)
         if isGranted, !request.isPreVote {
             vote = candidate
             electionElapsed = 0
@@ -76,10 +79,35 @@ extension RaftCore {
     mutating func countVote(
         _ response: Message.VoteResponse, from voter: NodeID, term asked: Term
     ) {
+        learnCommitted(response.known)
         guard role == (response.isPreVote ? .preCandidate : .candidate) else { return }
         // A pre-vote is granted for the term to come; for the present one it is an old answer.
         if response.isPreVote, response.isGranted, asked != term + 1 { return }
         record(vote: response.isGranted, of: voter)
+    }
+
+    /// The last entry known to be committed here.
+    var commitPoint: Message.CommitPoint {
+        Message.CommitPoint(index: commitIndex, term: log.term(at: commitIndex) ?? 0)
+    }
+
+    /// Takes over that `point` is committed, if that entry is in the log.
+    ///
+    /// Should this put a membership change in force, the election under way counts on the wrong members
+    /// and ends.
+    private mutating func learnCommitted(_ point: Message.CommitPoint) {
+        guard role != .leader, point.index > commitIndex,
+            log.term(at: point.index) == point.term
+        else { return }
+        raiseCommit(to: point.index)
+        if role != .follower, hasUnappliedCommittedChange {
+            becomeFollower(term: term, leader: nil)
+        }
+    }
+
+    /// Whether the members that decide are about to change.
+    private var hasUnappliedCommittedChange: Bool {
+        unappliedConfigChanges.first.map { $0 <= commitIndex } ?? false
     }
 
     /// Counts this member's own vote in `electionTerm`, which has become durable.

@@ -53,6 +53,16 @@ extension RaftCore {
         _ = append(.leaveJoint)
     }
 
+    /// Takes every membership change but the last one for committed.
+    ///
+    /// The leader that proposed the last one had applied all before it. Knowing this is not a matter of
+    /// comfort: with two changes in the log and neither known to be committed, this member could be elected
+    /// by a majority of the oldest membership, which may share no member with one of the newest. A
+    /// commit index can get lost in a crash; the entries themselves cannot.
+    mutating func commitEarlierChanges() {
+        if let earlier = unappliedConfigChanges.dropLast().last { raiseCommit(to: earlier) }
+    }
+
     /// Makes `progress` cover exactly the members.
     mutating func rebuildProgress() {
         let known = progress

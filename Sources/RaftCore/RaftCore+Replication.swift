@@ -181,6 +181,7 @@ extension RaftCore {
         for entry in entries[missing...] where entry.kind == .configChange {
             unappliedConfigChanges.append(entry.index)
         }
+        commitEarlierChanges()
     }
 
     /// Answers an append or a snapshot of `leader` as soon as what the answer says is durable.

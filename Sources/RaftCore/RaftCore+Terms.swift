@@ -9,7 +9,11 @@ extension RaftCore {
         let isSound: Bool
         switch message.body {
         case .voteRequest(let request):
-            isSound = request.lastIndex <= maxIndex && request.lastTerm <= message.term
+            isSound =
+                request.lastIndex <= maxIndex && request.lastTerm <= message.term
+                && request.known.index <= request.lastIndex
+        case .voteResponse(let response):
+            isSound = response.known.index <= maxIndex
         case .append(let request):
             isSound =
                 request.previousTerm <= message.term && request.commit <= maxIndex
@@ -30,7 +34,7 @@ extension RaftCore {
                 && metadata.confState.isWellFormed && !metadata.confState.voters.isEmpty
         case .readResponse(_, let index):
             isSound = index <= maxIndex
-        case .voteResponse, .heartbeatResponse, .newerTerm, .timeoutNow, .readRequest:
+        case .heartbeatResponse, .newerTerm, .timeoutNow, .readRequest:
             isSound = true
         }
         guard isSound else { throw .malformed }
@@ -67,7 +71,8 @@ extension RaftCore {
         case .append, .heartbeat, .snapshot:
             sendWhenDurable(.newerTerm, to: message.from, term: term)
         case .voteRequest(let request):
-            let refusal = Message.VoteResponse(isPreVote: request.isPreVote, isGranted: false)
+            let refusal = Message.VoteResponse(
+                isPreVote: request.isPreVote, isGranted: false, known: commitPoint)
             sendWhenDurable(.voteResponse(refusal), to: message.from, term: term)
         case .voteResponse, .appendResponse, .heartbeatResponse, .newerTerm, .timeoutNow,
             .readRequest, .readResponse:

@@ -142,6 +142,7 @@ package struct RaftCore: Sendable {
                 unappliedConfigChanges.append(entry.index)
             }
         }
+        commitEarlierChanges()
         rebuildProgress()
         randomizeElectionTimeout()
         outbox.reportedSoftState = softState

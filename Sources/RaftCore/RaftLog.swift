@@ -94,6 +94,12 @@ package struct RaftLog: Sendable {
         return slots[slot(index)].term
     }
 
+    /// The entry at `index`; nil when it is compacted away or not there yet.
+    package func entry(at index: LogIndex) -> Entry? {
+        guard index > snapshotIndex, index <= lastIndex else { return nil }
+        return slots[slot(index)]
+    }
+
     /// The entries `from ... through`, cut after `maxBytes` of payload but never before the first one.
     ///
     /// Both ends must lie in the log. The array is a copy; the payloads are shared.

@@ -26,6 +26,32 @@ struct Scenario {
     private var output: [String] = []
     private var starts: UInt64 = 0
 
+    /// Runs one command a line and returns all that they print.
+    @discardableResult
+    mutating func play(_ script: String) throws -> String {
+        try script.split(separator: "\n")
+            .map { try run($0.trimmingPrefix { $0 == " " }.description) }
+            .joined(separator: "\n")
+    }
+
+    subscript(id: NodeID) -> TestHost {
+        guard let host = hosts.first(where: { $0.core.id == id }) else {
+            preconditionFailure("no member \(id)")
+        }
+        return host
+    }
+
+    /// What is under way to `id`.
+    func inbox(_ id: NodeID) -> [Message] { network.map(\.message).filter { $0.to == id } }
+
+    /// Lets `change` act on the core of member `id`.
+    mutating func with<R>(_ id: NodeID, _ change: (inout RaftCore) throws -> R) rethrows -> R {
+        guard let position = hosts.firstIndex(where: { $0.core.id == id }) else {
+            preconditionFailure("no member \(id)")
+        }
+        return try change(&hosts[position].core)
+    }
+
     mutating func run(_ command: String) throws -> String {
         output = []
         var words = command.split(separator: " ").map(String.init)
@@ -245,9 +271,13 @@ struct Scenario {
         case "timeoutnow": body = .timeoutNow
         case "heartbeat": body = .heartbeat(commit: 0, round: 1)
         case "prevote": body = .voteRequest(
-            .init(isPreVote: true, isTransfer: false, lastIndex: 100, lastTerm: term - 1))
+            .init(
+                isPreVote: true, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
+                known: .init(index: 0, term: 0)))
         case "vote": body = .voteRequest(
-            .init(isPreVote: false, isTransfer: false, lastIndex: 100, lastTerm: term - 1))
+            .init(
+                isPreVote: false, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
+                known: .init(index: 0, term: 0)))
         case "append":
             // prev=1@1 commit=1 2@2=A …
             let previous = words[3].dropFirst("prev=".count).split(separator: "@").map(String.init)
@@ -261,6 +291,8 @@ struct Scenario {
                             index: try number(parts[0]), term: try number(parts[1]),
                             data: Array(parts[2].utf8))
                     }))
+        case let word where word.hasPrefix("heartbeat="):
+            body = .heartbeat(commit: try number(String(word.dropFirst("heartbeat=".count))), round: 1)
         default: throw ScenarioError("unknown message \(words[2])")
         }
         guard let position = hosts.firstIndex(where: { $0.core.id == to }) else {
