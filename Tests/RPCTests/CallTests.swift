@@ -276,6 +276,18 @@ import Testing
         #expect(counts.bytesIn > 0 && counts.bytesOut > 0 && counts.connectionsOpen == 1)
     }
 
+    @Test func callsAreReusedUnlessSomebodyHoldsThem() throws {
+        let server = try TestServer()
+        defer { server.stop() }
+        let client = try server.client()
+        defer { client.close() }
+        let loop = server.server.loops[0]
+        for _ in 0..<10 { _ = client.unary(TestMethod.echo.path, [1]) }
+        #expect(try loop.eventLoop.submit { loop.pooledCalls }.wait() == 1)
+        for _ in 0..<3 { _ = client.unary(TestMethod.keep.path, [1]) }
+        #expect(try loop.eventLoop.submit { loop.pooledCalls }.wait() == 0)
+    }
+
     @Test func unixSocketsServeToo() throws {
         let server = try TestServer()
         defer { server.stop() }

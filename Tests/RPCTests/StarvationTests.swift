@@ -183,9 +183,10 @@ import Testing
         let reset = peer.find { $0.type == RawFrame.reset || $0.type == RawFrame.goAway }
         // nghttp2 takes it as an error of the connection once the limit has been acknowledged.
         #expect(reset?.errorCode == 7 || reset?.errorCode == 1)
-        // Our own client waits for a free stream instead.
+        // Our own client, once it knows the limit, waits for a free stream instead.
         let client = try server.client()
         defer { client.close() }
+        _ = client.unary(TestMethod.echo.path, [1])
         let replies = (0..<50).map { _ in client.unaryFuture(TestMethod.delayed.path, [1]) }
         for reply in replies { #expect(try reply.wait().get().message == [1]) }
     }

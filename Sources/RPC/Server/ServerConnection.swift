@@ -637,13 +637,22 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
 
     func onStreamClosed(_ stream: Int32) -> Int32 {
         if openHeaders?.stream == stream { openHeaders = nil }
-        guard let call = call(stream), let session else { return 0 }
+        guard let session, let user = nghttp2_session_get_stream_user_data(session, stream) else {
+            return 0
+        }
         nghttp2_session_set_stream_user_data(session, stream, nil)
-        release(call)
+        release(user)
         return 0
     }
 
-    private func release(_ call: ServerCall) {
+    /// Ends a call whose stream is gone and gives back the reference the stream owned. Takes the
+    /// bare pointer, so that no reference of ours keeps the call from being reused.
+    private func release(_ user: UnsafeMutableRawPointer) {
+        Unmanaged<ServerCall>.fromOpaque(user)._withUnsafeGuaranteedRef { detach($0) }
+        loop.recycle(user)
+    }
+
+    private func detach(_ call: ServerCall) {
         currentCall = nil
         currentStream = 0
         if let previous = call.previousCall {
@@ -658,7 +667,6 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
         loop.statistics.streamsOpen -= 1
         if openStreams == 0 { idleSince = loop.now }
         call.closed()
-        loop.recycle(Unmanaged.passUnretained(call).takeRetainedValue())
     }
 
     func onFrameSent(_ frame: UnsafePointer<nghttp2_frame>) -> Int32 {
@@ -788,9 +796,11 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
     }
 
     private func releaseStreams() {
-        while let call = firstCall {
-            if let session { nghttp2_session_set_stream_user_data(session, call.streamID, nil) }
-            release(call)
+        while let user = firstCall.map({ Unmanaged.passUnretained($0).toOpaque() }) {
+            if let session, let stream = firstCall?.streamID {
+                nghttp2_session_set_stream_user_data(session, stream, nil)
+            }
+            release(user)
         }
     }
 

@@ -108,13 +108,15 @@ package final class ServerLoop: @unchecked Sendable {
         callPool.popLast() ?? ServerCall(loop: self)
     }
 
-    /// Keeps a call for reuse when nobody else refers to it.
-    func recycle(_ call: consuming ServerCall) {
-        var call = call
+    /// Takes over the reference behind `user`, and keeps the call for reuse when it is the last.
+    func recycle(_ user: UnsafeMutableRawPointer) {
+        var call = Unmanaged<ServerCall>.fromOpaque(user).takeRetainedValue()
         guard callPool.count < Self.maxPooledCalls, isKnownUniquelyReferenced(&call) else { return }
         call.prepareForReuse()
         callPool.append(call)
     }
+
+    var pooledCalls: Int { callPool.count }
 
     func arm(_ entry: DeadlineEntry, at deadline: NIODeadline) {
         wheel.arm(entry, at: deadline)
@@ -152,8 +154,10 @@ package final class ServerLoop: @unchecked Sendable {
         statistics.connectionsOpen += 1
         guard sweeper == nil else { return }
         let interval = configuration.sweepInterval
+        // A strong reference until the last connection is gone: a weak one would put every retain
+        // of this object, several per call, on the runtime's slow path.
         sweeper = eventLoop.scheduleRepeatedTask(initialDelay: interval, delay: interval) {
-            [weak self] _ in self?.sweepConnections()
+            [self] _ in sweepConnections()
         }
     }
 

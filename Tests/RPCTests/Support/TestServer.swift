@@ -7,7 +7,7 @@ import NIOPosix
 
 /// Method numbers of the test routes.
 enum TestMethod: Int {
-    case echo, stream, delayed, never, fail, metadata, source, pausing, big, hop, drainable
+    case echo, stream, delayed, never, fail, metadata, source, pausing, big, hop, drainable, keep
 
     var id: MethodID { MethodID(rawValue: rawValue) }
     var path: String { "/test.Service/\(name)" }
@@ -179,6 +179,7 @@ final class TestServer {
         let outbox = LoopOutbox<(ServerCall, [UInt8])>(loop) { batch in
             for (call, bytes) in batch { call.respond(bytes) }
         }
+        var kept: [ServerCall] = []
         func route(_ method: TestMethod, _ kind: MethodKind) -> Route {
             Route(method.path, method.id, kind)
         }
@@ -232,6 +233,12 @@ final class TestServer {
                 }),
             route(
                 .drainable, .stream { _ in EchoHandler(journal) }),
+            route(
+                .keep,
+                .unary { call, message in
+                    kept.append(call)
+                    call.respond(message)
+                }),
         ])
     }
 }
