@@ -30,7 +30,7 @@ import Testing
                         entries: batch))
                 next = first + count + 1
                 if round % 2 == 1 {
-                    try log.wal.prepareSegment()
+                    while try log.wal.prepareSegment() {}
                 }
                 if round == 5 {
                     try log.wal.truncate(before: first)
@@ -159,7 +159,7 @@ import Testing
                 var log = try RecordedLog()
                 log.disk.failAt = (log.disk.operations.count + number, code)
                 do throws(WALError) {
-                    try log.wal.prepareSegment()
+                    while try log.wal.prepareSegment() {}
                     try log.fill()
                     try log.wal.truncate(before: 40)
                     try log.wal.close()

@@ -2,8 +2,6 @@
 // opening and repair are in WALRecovery.swift. The argument why a crash loses nothing that `flush` returned
 // for, and why a damaged log is refused rather than cut, is in docs/storage-format.md.
 
-import CSupport
-
 /// A write-ahead log of Raft entries and hard state.
 ///
 /// Appending encodes into one buffer; `flush` writes it in one piece per segment and makes it durable. The
@@ -31,23 +29,9 @@ package final class WAL {
     private var file: DiskFile
     /// Where the buffer's first byte goes in `file`.
     private var fileOffset: UInt64
-    private var spare: DiskFile?
-    /// The bytes of the segment being encoded below which all is durable.
-    private var durable: UInt32
+    private var spare: Spare?
 
-    // What is being encoded.
-
-    private var buffer: UnsafeMutableRawBufferPointer
-    private var count = 0
-    /// Where in the buffer a new segment begins, in order.
-    private var cuts: [Cut] = []
-    private var tag: UInt32
-    private var sequence: UInt64
-    /// Where the next record goes in its segment.
-    private var position: UInt64
-    private var capacity: UInt64
-    /// The checksum of the last record, or the tag at the start of a segment.
-    private var previous: UInt32
+    private let encoder: WALEncoder
     /// Set when something was appended that a crash must not lose.
     private var needsSynchronization = false
 
@@ -57,9 +41,12 @@ package final class WAL {
         let name: String
     }
 
-    private struct Cut {
-        let bufferOffset: Int
-        let header: WALSegmentHeader
+    /// The file of the next segment, under its temporary name.
+    private struct Spare {
+        let file: DiskFile
+        /// How much of it has been written before. Overwriting such blocks needs no change of the file's
+        /// metadata, which halves the time and CPU of a synchronize (measured: 34 KB, 200 against 113 µs).
+        var written: UInt64
     }
 
     /// A tail segment that is open, checked and durable up to `position`.
@@ -84,17 +71,9 @@ package final class WAL {
         self.segments = segments
         file = tail.file
         fileOffset = tail.position
-        durable = UInt32(clamping: tail.position)
-        tag = tail.tag
-        sequence = segments[segments.count - 1].sequence
-        position = tail.position
-        capacity = tail.capacity
-        previous = tail.previous
-        buffer = .allocate(byteCount: 64 << 10, alignment: 16)
-    }
-
-    deinit {
-        buffer.deallocate()
+        encoder = WALEncoder(
+            tail, sequence: segments[segments.count - 1].sequence, metadata: metadata,
+            configuration: configuration)
     }
 
     // MARK: - Reading the state
@@ -104,12 +83,14 @@ package final class WAL {
     package var lastIndex: UInt64 { state.lastIndex }
     package var snapshot: WALSnapshot { state.snapshot }
     /// Encoded bytes that `flush` would write.
-    package var pendingBytes: Int { count }
+    package var pendingBytes: Int { encoder.count }
     package var segmentCount: Int { segments.count }
     /// The lowest index that the segments on disk may hold.
     package var firstIndex: UInt64 { segments[0].firstIndex }
     /// True when the next segment is not prepared yet; see `prepareSegment`.
-    package var needsPreparation: Bool { spare == nil }
+    package var needsPreparation: Bool {
+        spare.map { $0.written < UInt64(configuration.segmentBytes) } ?? true
+    }
 
     // MARK: - Appending
 
@@ -145,22 +126,14 @@ package final class WAL {
         }
         try checkPoison()
         let length = WALFormat.entryFieldsBytes + entry.payload.count
-        makeRoom(WALFormat.recordBytes(payload: length))
+        encoder.makeRoom(WALFormat.recordBytes(payload: length), state)
         do throws(WALState.Violation) {
             _ = try state.admitEntry(index: entry.index, term: entry.term)
         } catch {
             preconditionFailure(
                 "\(error.rawValue): entry \(entry.index) of term \(entry.term) on \(state)")
         }
-        let record = reserve(.entry, kind: entry.kind, length: length)
-        let fields = record + WALFormat.recordHeaderBytes
-        fields.storeBytes(of: entry.index.littleEndian, as: UInt64.self)
-        fields.storeBytes(of: entry.term.littleEndian, toByteOffset: 8, as: UInt64.self)
-        if let source = entry.payload.baseAddress {
-            (fields + WALFormat.entryFieldsBytes).copyMemory(
-                from: source, byteCount: entry.payload.count)
-        }
-        seal(record, length: length)
+        encoder.append(entry)
         needsSynchronization = true
         statistics.entriesAppended &+= 1
         try boundBuffer()
@@ -175,13 +148,13 @@ package final class WAL {
         guard hardState != before else {
             return
         }
-        makeRoom(WALFormat.recordBytes(payload: 24))
+        encoder.makeRoom(WALFormat.recordBytes(payload: 24), state)
         do throws(WALState.Violation) {
             try state.admitHardState(hardState)
         } catch {
             preconditionFailure("\(error.rawValue): \(hardState) on \(state)")
         }
-        appendWords(.hardState, kind: 0, hardState.term, hardState.vote, hardState.commit)
+        encoder.append(.hardState, hardState.term, hardState.vote, hardState.commit)
         if hardState.term != before.term || hardState.vote != before.vote {
             needsSynchronization = true
         }
@@ -192,13 +165,13 @@ package final class WAL {
     /// goes on at the index after it; otherwise it notes that the own state machine is durable up to there.
     package func append(_ snapshot: WALSnapshot, restartsLog: Bool) throws(WALError) {
         try checkPoison()
-        makeRoom(WALFormat.recordBytes(payload: 16))
+        encoder.makeRoom(WALFormat.recordBytes(payload: 16), state)
         do throws(WALState.Violation) {
             try state.admitSnapshot(snapshot, restartsLog: restartsLog)
         } catch {
             preconditionFailure("\(error.rawValue): \(snapshot) on \(state)")
         }
-        appendWords(.snapshot, kind: restartsLog ? 1 : 0, snapshot.index, snapshot.term)
+        encoder.append(.snapshot, kind: restartsLog ? 1 : 0, snapshot.index, snapshot.term)
         needsSynchronization = needsSynchronization || restartsLog
         try boundBuffer()
     }
@@ -220,22 +193,36 @@ package final class WAL {
         if synchronizes {
             statistics.synchronizations &+= 1
             needsSynchronization = false
-            durable = UInt32(clamping: fileOffset)
+            encoder.durable = UInt32(clamping: fileOffset)
         }
         return synchronizes
     }
 
-    /// Prepares the file of the next segment, so that a later cut does not wait for the space to be found.
-    /// Call it when the log is idle; does nothing when one is ready.
-    package func prepareSegment() throws(WALError) {
+    /// Does one bounded step of preparing the next segment, so that a later cut does not wait for the space to
+    /// be found: reserves the file, then writes and synchronizes 1 MiB of zeros a call. Returns true while
+    /// there is more to do. Call it when the log is idle; a cut takes the file as far as it is.
+    @discardableResult
+    package func prepareSegment() throws(WALError) -> Bool {
         try checkPoison()
-        guard spare == nil else {
-            return
-        }
         try guarded { () throws(DiskError) in
-            spare = try makeSpare()
+            guard let spare else {
+                self.spare = Spare(file: try makeSpare(), written: 0)
+                return
+            }
+            let left = UInt64(configuration.segmentBytes) - min(
+                spare.written, UInt64(configuration.segmentBytes))
+            if left > 0 {
+                let step = min(left, UInt64(Self.preparationStepBytes))
+                try WAL.writeZeros(spare.file, from: spare.written, count: step, disk: disk)
+                try disk.synchronize(spare.file)
+                self.spare?.written += step
+            }
         }
+        return needsPreparation
     }
+
+    /// The zeros written by one step of `prepareSegment`.
+    static let preparationStepBytes = 1 << 20
 
     /// Gives up segments whose entries all lie below `index`, which must be durable in the state machine.
     /// One of them is kept as the next segment's file. The segment written to always stays.
@@ -258,107 +245,25 @@ package final class WAL {
         try guarded { () throws(DiskError) in
             if let spare {
                 self.spare = nil
-                try disk.close(spare)
+                try disk.close(spare.file)
             }
             try disk.close(file)
         }
         poison = DiskError(.write, path: directory, .closed)
     }
 
-    // MARK: - Encoding
-
-    /// Grows the buffer for `bytes` more, and ends the segment when the record would not leave room for the
-    /// end record behind it.
-    private func makeRoom(_ bytes: Int) {
-        if position + UInt64(bytes + WALFormat.endRecordBytes) > capacity {
-            cut()
-        }
-        let needed = count + bytes + WALFormat.endRecordBytes
-        guard needed > buffer.count else {
-            return
-        }
-        let larger = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: max(needed, buffer.count * 2), alignment: 16)
-        larger.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[..<count]))
-        buffer.deallocate()
-        buffer = larger
-    }
-
-    /// Ends the segment being encoded and starts the next one, in the buffer only.
-    private func cut() {
-        // Room for the end record was kept by every makeRoom.
-        appendWords(.end, kind: 0, state.lastIndex)
-        sequence += 1
-        let header = WALSegmentHeader(
-            sequence: sequence, firstIndex: state.lastIndex + 1, metadata: metadata,
-            hardState: state.hardState, snapshot: state.snapshot, previousTerm: state.lastTerm,
-            previous: previous)
-        cuts.append(Cut(bufferOffset: count, header: header))
-        tag = header.encoded().tag
-        previous = tag
-        position = UInt64(WALFormat.segmentHeaderBytes)
-        capacity = UInt64(configuration.segmentBytes)
-        durable = UInt32(WALFormat.segmentHeaderBytes)
-    }
-
-    private func appendWords(_ type: WALRecordType, kind: UInt8, _ words: UInt64...) {
-        let length = words.count * 8
-        let record = reserve(type, kind: kind, length: length)
-        for (number, word) in words.enumerated() {
-            record.storeBytes(
-                of: word.littleEndian, toByteOffset: WALFormat.recordHeaderBytes + number * 8,
-                as: UInt64.self)
-        }
-        seal(record, length: length)
-    }
-
-    /// Writes the record header but for the checksum. The caller made room and fills the payload.
-    @inline(__always)
-    private func reserve(_ type: WALRecordType, kind: UInt8, length: Int) -> UnsafeMutableRawPointer {
-        guard let base = buffer.baseAddress else {
-            preconditionFailure("the log's buffer is empty")
-        }
-        precondition(
-            count + WALFormat.recordBytes(payload: length) <= buffer.count,
-            "no room for \(length) bytes at \(count) of \(buffer.count)")
-        let record = base + count
-        record.storeBytes(of: UInt32(length).littleEndian, toByteOffset: 4, as: UInt32.self)
-        record.storeBytes(of: type.rawValue, toByteOffset: 8, as: UInt8.self)
-        record.storeBytes(of: kind, toByteOffset: 9, as: UInt8.self)
-        record.storeBytes(of: 0, toByteOffset: 10, as: UInt16.self)
-        record.storeBytes(of: tag.littleEndian, toByteOffset: 12, as: UInt32.self)
-        record.storeBytes(of: durable.littleEndian, toByteOffset: 16, as: UInt32.self)
-        record.storeBytes(of: previous.littleEndian, toByteOffset: 20, as: UInt32.self)
-        return record
-    }
-
-    @inline(__always)
-    private func seal(_ record: UnsafeMutableRawPointer, length: Int) {
-        let total = WALFormat.recordBytes(payload: length)
-        let used = WALFormat.recordHeaderBytes + length
-        if total > used {
-            (record + used).initializeMemory(as: UInt8.self, repeating: 0, count: total - used)
-        }
-        let checksum = WALFormat.checksum(
-            tag: tag, offset: position, UnsafeRawPointer(record), count: total)
-        record.storeBytes(of: checksum.littleEndian, as: UInt32.self)
-        previous = checksum
-        position += UInt64(total)
-        count += total
-    }
+    // MARK: - Files
 
     private func boundBuffer() throws(WALError) {
-        if count >= configuration.bufferBytes {
+        if encoder.count >= configuration.bufferBytes {
             try guarded { () throws(DiskError) in try writeOut() }
         }
     }
 
-    // MARK: - Files
-
     /// Writes the buffer to the segments it belongs to. Leaves the last one unsynchronized.
     private func writeOut() throws(DiskError) {
         var written = 0
-        for cut in cuts {
+        for cut in encoder.cuts {
             // The next segment gets its name before the end record of this one is written: so an end record
             // without a next segment means that the next segment was lost.
             let next = try makeSegment(cut.header)
@@ -371,20 +276,15 @@ package final class WAL {
             statistics.segmentsCut &+= 1
             statistics.synchronizations &+= 1
         }
-        try write(from: written, to: count)
-        cuts.removeAll(keepingCapacity: true)
-        count = 0
-        if buffer.count > 2 * max(configuration.bufferBytes, 64 << 10) {
-            buffer.deallocate()
-            buffer = .allocate(byteCount: 64 << 10, alignment: 16)
-        }
+        try write(from: written, to: encoder.count)
+        encoder.clear()
     }
 
     private func write(from start: Int, to end: Int) throws(DiskError) {
         guard start < end else {
             return
         }
-        try disk.write(file, at: fileOffset, UnsafeRawBufferPointer(rebasing: buffer[start..<end]))
+        try disk.write(file, at: fileOffset, encoder.bytes(start..<end))
         fileOffset += UInt64(end - start)
         statistics.bytesWritten &+= UInt64(end - start)
     }
@@ -392,7 +292,7 @@ package final class WAL {
     private func makeSegment(_ header: WALSegmentHeader) throws(DiskError) -> DiskFile {
         let prepared: DiskFile
         if let spare {
-            prepared = spare
+            prepared = spare.file
             self.spare = nil
         } else {
             prepared = try makeSpare()
@@ -407,27 +307,6 @@ package final class WAL {
         try WAL.makeSpare(disk: disk, directory: directory, bytes: configuration.segmentBytes)
     }
 
-    /// Makes the file of a future segment under its temporary name.
-    static func makeSpare(
-        disk: any Disk, directory: String, bytes: Int
-    ) throws(DiskError) -> DiskFile {
-        let file = try disk.open(directory + "/" + WALFormat.spareName, .createNew)
-        try disk.preallocate(file, size: UInt64(bytes))
-        return file
-    }
-
-    /// Turns the spare file into the segment with this header: content first, then the name.
-    static func name(
-        _ spare: DiskFile, _ header: WALSegmentHeader, disk: any Disk, directory: String
-    ) throws(DiskError) -> DiskFile {
-        try disk.write(spare, at: 0, header.encoded().bytes)
-        try disk.synchronize(spare)
-        let path = directory + "/" + header.name
-        try disk.rename(directory + "/" + WALFormat.spareName, to: path)
-        try disk.synchronizeDirectory(directory)
-        return DiskFile(descriptor: spare.descriptor, path: path)
-    }
-
     /// Recycles or removes a segment. Each step is made durable before the next, so that a crash leaves no
     /// hole in the sequence.
     private func giveUp(_ segment: Segment) throws(DiskError) {
@@ -437,7 +316,9 @@ package final class WAL {
             if try disk.size(old) == UInt64(configuration.segmentBytes) {
                 let temporary = directory + "/" + WALFormat.spareName
                 try disk.rename(path, to: temporary)
-                spare = DiskFile(descriptor: old.descriptor, path: temporary)
+                spare = Spare(
+                    file: DiskFile(descriptor: old.descriptor, path: temporary),
+                    written: UInt64(configuration.segmentBytes))
                 statistics.segmentsRecycled &+= 1
                 try disk.synchronizeDirectory(directory)
                 return

@@ -16,7 +16,7 @@ extension WAL {
     /// Makes a new log, in the directory of that name, which is made when missing.
     ///
     /// `base` is the last entry that the state machine already contains, for a member that starts from a
-    /// snapshot. A crash on the way leaves either no log or a whole one.
+    /// snapshot. Takes the time to write one segment of zeros (64 MiB: about 0.1 s). A crash on the way leaves either no log or a whole one.
     package static func create(
         disk: any Disk, directory: String, configuration: WALConfiguration = WALConfiguration(),
         metadata: WALMetadata, base: WALSnapshot = WALSnapshot()
@@ -36,6 +36,7 @@ extension WAL {
             try removeTemporaries(disk: disk, directory: directory)
             let spare = try makeSpare(
                 disk: disk, directory: directory, bytes: configuration.segmentBytes)
+            try writeZeros(spare, from: 0, count: UInt64(configuration.segmentBytes), disk: disk)
             let file = try name(spare, header, disk: disk, directory: directory)
             try disk.synchronizeDirectory(parent(of: directory))
             return file

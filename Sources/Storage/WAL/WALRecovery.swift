@@ -309,7 +309,8 @@ struct WALRecovery {
         }
         try rewrite(tail, from: tail.durable, to: tail.position)
         if let end = remains.end {
-            try clear(tail, from: tail.position, to: end)
+            try WAL.writeZeros(
+                tail.reader.file, from: tail.position, count: end - tail.position, disk: disk)
         }
         try disk.synchronize(tail.reader.file)
     }
@@ -323,16 +324,6 @@ struct WALRecovery {
             }
             try disk.write(scan.reader.file, at: at, bytes)
             at += UInt64(count)
-        }
-    }
-
-    private func clear(_ scan: Scan, from start: UInt64, to end: UInt64) throws(DiskError) {
-        let zeros = [UInt8](repeating: 0, count: Int(min(end - start, 1 << 20)))
-        var at = start
-        while at < end {
-            let part = min(end - at, UInt64(zeros.count))
-            try disk.write(scan.reader.file, at: at, Array(zeros.prefix(Int(part))))
-            at += part
         }
     }
 

@@ -12,7 +12,7 @@ struct WALState: Equatable {
         case gap = "entry index leaves a gap"
         case overwritesCommitted = "entry overwrites a committed one"
         case termDecreases = "entry term is below that of the entry before it"
-        case termAboveHardState = "entry term is above the current term"
+        case termAboveHardState = "term of an entry or snapshot is above the current term"
         case hardStateTermDecreases = "term decreases"
         case voteChanges = "vote changes within a term"
         case commitDecreases = "commit index decreases"
@@ -65,6 +65,9 @@ struct WALState: Equatable {
     mutating func admitSnapshot(_ next: WALSnapshot, restartsLog: Bool) throws(Violation) {
         guard next.index >= snapshot.index else {
             throw .snapshotDecreases
+        }
+        guard next.term <= hardState.term else {
+            throw .termAboveHardState
         }
         if restartsLog {
             guard next.index >= hardState.commit else {
