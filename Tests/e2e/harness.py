@@ -40,7 +40,7 @@ def moonraft_binary():
 
 def moonctl_binary():
     named = os.environ.get("MOONCTL_BIN")
-    server = moonraft_binary()
+    server = None if IS_ETCD else moonraft_binary()
     candidates = [named] if named else [Path(server).parent / "moonctl"] if server else []
     return next((str(c) for c in candidates if os.access(str(c), os.X_OK)), None)
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness import DELETE, IS_ETCD, PUT, M, brief, delete_op, prefix_end, put_op, txn_op
 
+FLAGS = ["--%swatch-progress-notify-interval" % ("experimental-" if IS_ETCD else ""), "300ms"]
 NOPUT, NODELETE = 0, 1
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
@@ -382,6 +383,23 @@ def test_progress_on_request(client, watch, prefix):
     reply = watch.next()
     assert (reply.watch_id, reply.created, reply.canceled, len(reply.events)) == (-1, False, False, 0)
     assert reply.header.revision == now
+
+
+def test_progress_notify(client, watch, prefix):
+    """An idle watcher that asked for it is told the current revision; a busy or another one is not."""
+    asked, other = watch.open(prefix, progress_notify=True).watch_id, watch.open(prefix).watch_id
+    revision = client.put(prefix + b"unwatched", b"").header.revision
+    for _ in range(2):
+        reply = watch.next()
+        assert (reply.watch_id, len(reply.events), reply.created) == (asked, 0, False)
+    assert reply.header.revision == revision
+    stop = time.monotonic() + 0.6
+    while time.monotonic() < stop:
+        client.put(prefix, b"")
+        for _ in range(2):
+            reply = watch.next()
+            assert reply.events and reply.watch_id in (asked, other)
+        time.sleep(0.02)
 
 
 @pytest.mark.differs_on_351("a progress reply may overtake events of its stream before 3.5.8", run=False)
