@@ -10,28 +10,27 @@ struct KeyArena: ~Copyable {
     private static let fineLimit = 512
     private static let classCount = fineLimit / 8 + (largestClass - fineLimit) / 64 + 1
 
-    private let chunkBytes: Int
-    private var chunks: [UnsafeMutableRawPointer] = []
+    private var chunks: IndexChunks
     private var next: UnsafeMutableRawPointer
     private var left = 0
     /// Heads of the free lists; a free block holds the address of the next in its first 8 bytes.
     private let free: UnsafeMutablePointer<UnsafeMutableRawPointer?>
-    /// Bytes taken from the system, for metrics.
-    private(set) var reservedBytes = 0
+    /// Bytes taken from the system in chunks, for metrics. What malloc gave beyond the classes is in
+    /// `usedBytes` only.
+    var reservedBytes: Int { chunks.reservedBytes }
     /// Bytes handed out and not given back, rounded to classes, for metrics and leak tests.
     private(set) var usedBytes = 0
     /// Blocks beyond the classes, which the owner has to release before the arena goes.
     private(set) var largeBlocks = 0
 
     init(chunkBytes: Int) {
-        self.chunkBytes = max(chunkBytes, 4 * Self.largestClass)
+        chunks = IndexChunks(maximumSize: chunkBytes)
         free = .allocate(capacity: Self.classCount)
         free.initialize(repeating: nil, count: Self.classCount)
         next = UnsafeMutableRawPointer(free)
     }
 
     deinit {
-        for chunk in chunks { Glibc.free(chunk) }
         free.deallocate()
     }
 
@@ -96,7 +95,6 @@ struct KeyArena: ~Copyable {
         return grown
     }
 
-    // What malloc was asked for beyond the chunks is counted in `usedBytes` only.
     private mutating func newChunk() {
         // The rest of the old chunk serves later requests of its own class.
         while left >= 8 {
@@ -108,11 +106,7 @@ struct KeyArena: ~Copyable {
             next += size
             left &-= size
         }
-        let chunk = Self.system(chunkBytes)
-        chunks.append(chunk)
-        reservedBytes &+= chunkBytes
-        next = chunk
-        left = chunkBytes
+        (next, left) = chunks.make()
     }
 
     private static func system(_ size: Int) -> UnsafeMutableRawPointer {

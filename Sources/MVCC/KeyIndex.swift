@@ -26,7 +26,7 @@ final class KeyIndex {
     /// Levels of inner nodes above the leaves.
     private(set) var depth = 0
     private var arena: KeyArena
-    private var nodes = NodePool()
+    private var nodes: NodePool
     /// Live keys.
     private(set) var liveCount = 0
     /// Keys, tombstoned ones included.
@@ -39,6 +39,7 @@ final class KeyIndex {
 
     init(chunkBytes: Int) {
         arena = KeyArena(chunkBytes: chunkBytes)
+        nodes = NodePool(chunkBytes: chunkBytes)
         root = nodes.make(isLeaf: true)
         pathNodes = .allocate(capacity: Self.maximumDepth)
         pathNodes.initialize(repeating: root, count: Self.maximumDepth)

@@ -1,29 +1,26 @@
 // Memory for index nodes: cache-line aligned, cut from large chunks, reused through two free lists.
 
-import Glibc
-
 /// Hands out leaf and inner nodes. Chunks are returned only when the pool goes.
 struct NodePool: ~Copyable {
-    private static let leavesPerChunk = 113
-    private static let innersPerChunk = 15
-
-    private var chunks: [UnsafeMutableRawPointer] = []
+    private var leafChunks: IndexChunks
+    private var innerChunks: IndexChunks
     private var freeLeaf: UnsafeMutableRawPointer?
     private var freeInner: UnsafeMutableRawPointer?
     /// Bytes taken from the system, for metrics.
-    private(set) var reservedBytes = 0
+    var reservedBytes: Int { leafChunks.reservedBytes + innerChunks.reservedBytes }
     /// Nodes handed out and not given back, for leak tests.
     private(set) var nodesInUse = 0
 
-    deinit {
-        for chunk in chunks { free(chunk) }
+    init(chunkBytes: Int) {
+        leafChunks = IndexChunks(maximumSize: chunkBytes)
+        innerChunks = IndexChunks(maximumSize: chunkBytes)
     }
 
     mutating func make(isLeaf: Bool) -> IndexNode {
         if isLeaf && freeLeaf == nil {
-            freeLeaf = carve(IndexNode.leafSize, Self.leavesPerChunk)
+            freeLeaf = Self.carve(IndexNode.leafSize, leafChunks.make())
         } else if !isLeaf && freeInner == nil {
-            freeInner = carve(IndexNode.innerSize, Self.innersPerChunk)
+            freeInner = Self.carve(IndexNode.innerSize, innerChunks.make())
         }
         guard let raw = isLeaf ? freeLeaf : freeInner else {
             preconditionFailure("no free node after carving a chunk")
@@ -48,20 +45,15 @@ struct NodePool: ~Copyable {
     }
 
     /// A new chunk as a free list.
-    private mutating func carve(_ size: Int, _ count: Int) -> UnsafeMutableRawPointer {
-        var chunk: UnsafeMutableRawPointer?
-        let status = posix_memalign(&chunk, 64, size &* count)
-        guard status == 0, let chunk else {
-            preconditionFailure("out of memory: \(size &* count) bytes for index nodes")
-        }
-        chunks.append(chunk)
-        reservedBytes &+= size &* count
+    private static func carve(
+        _ size: Int, _ chunk: (start: UnsafeMutableRawPointer, size: Int)
+    ) -> UnsafeMutableRawPointer {
         var next: UnsafeMutableRawPointer?
-        for position in stride(from: count &- 1, through: 0, by: -1) {
-            let node = chunk + position &* size
+        for position in stride(from: chunk.size / size &- 1, through: 0, by: -1) {
+            let node = chunk.start + position &* size
             node.storeBytes(of: next, as: UnsafeMutableRawPointer?.self)
             next = node
         }
-        return chunk
+        return chunk.start
     }
 }

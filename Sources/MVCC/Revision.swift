@@ -67,8 +67,8 @@ package struct MVCCConfiguration: Sendable {
     package var maximumRecordChunkBytes = 256 << 10
     /// Memory for records that are committed already but were written lately. 0 keeps none.
     package var recentRecordBytes = 8 << 20
-    /// Size of one chunk of index memory.
-    package var indexChunkBytes = 1 << 20
+    /// Largest chunk of index memory; a multiple of a huge page where the memory is large.
+    package var indexChunkBytes = 2 << 20
     /// Prefixes whose key and byte totals are kept up to date.
     package var declaredPrefixes: [[UInt8]] = []
 
