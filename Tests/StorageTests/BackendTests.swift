@@ -49,7 +49,8 @@ extension BackendReader {
     }
 }
 
-/// The LMDB backend: what is committed stays, what is not leaves no trace, readers keep their state.
+/// The LMDB backend: what is committed stays, what is not leaves no trace, readers keep their
+/// state.
 @Suite struct BackendTests {
     private let temporary = TemporaryDirectory()
 
@@ -335,7 +336,8 @@ extension BackendReader {
         #expect(readers.count == 2)
     }
 
-    /// Readers on other threads while one thread writes: every state seen is one that was committed whole.
+    /// Readers on other threads while one thread writes: every state seen is one that was committed
+    /// whole.
     @Test func readersOnOtherThreads() async throws {
         let backend = try open()
         try backend.update { transaction throws(BackendError) in

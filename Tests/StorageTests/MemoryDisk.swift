@@ -8,8 +8,8 @@ final class MemoryDisk: Disk {
         var bytes: [UInt8] = []
         /// The bytes as of the last synchronize.
         var durable: [UInt8] = []
-        /// Sectors that a failed synchronize marked clean: later ones do not write them, unless they are
-        /// written again. Linux does this since a failed write-back drops the dirty mark.
+        /// Sectors that a failed synchronize marked clean: later ones do not write them, unless
+        /// they are written again. Linux does this since a failed write-back drops the dirty mark.
         var forgotten: Set<Int> = []
     }
 
@@ -39,9 +39,9 @@ final class MemoryDisk: Disk {
         return copy
     }
 
-    /// The disk after a power cut. `keep` says, for each 512-byte sector that differs from its durable state,
-    /// whether the newer content reached the medium.
-    /// `newNames` says whether names changed since the last directory synchronization reached it too.
+    /// The disk after a power cut. `keep` says, for each 512-byte sector that differs from its
+    /// durable state, whether the newer content reached the medium. `newNames` says whether names
+    /// changed since the last directory synchronization reached it too.
     func afterPowerCut(
         newNames: Bool, keep: (_ path: String, _ sector: Int) -> Bool
     ) -> MemoryDisk {
@@ -75,8 +75,8 @@ final class MemoryDisk: Disk {
             for sector in 0..<(file.bytes.count + 511) / 512 {
                 let range = sector * 512..<min(file.bytes.count, sector * 512 + 512)
                 let missing = max(0, range.upperBound - max(range.lowerBound, file.durable.count))
-                let kept = file.durable[min(range.lowerBound, file.durable.count)..<min(range.upperBound, file.durable.count)]
-                let durable = Array(kept) + [UInt8](repeating: 0, count: missing)
+                let old = file.durable.dropFirst(range.lowerBound).prefix(range.count)
+                let durable = Array(old) + [UInt8](repeating: 0, count: missing)
                 if durable != Array(file.bytes[range]) {
                     dirty.append((path, sector))
                 }

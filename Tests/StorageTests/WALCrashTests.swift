@@ -1,10 +1,11 @@
 import Storage
 import Testing
 
-/// A power cut at any moment loses nothing that `flush` returned for and is always recovered from, whichever
-/// sectors of the unsynchronized writes had reached the medium. Method: a run of batches with segment cuts and
-/// truncation is stopped at every disk operation; from there every subset of the dirty sectors (or a sample of
-/// large ones) is made a disk and opened; opening itself is cut off at every operation too.
+/// A power cut at any moment loses nothing that `flush` returned for and is always recovered from,
+/// whichever sectors of the unsynchronized writes had reached the medium. Method: a run of batches
+/// with segment cuts and truncation is stopped at every disk operation; from there every subset of
+/// the dirty sectors (or a sample of large ones) is made a disk and opened; opening itself is cut
+/// off at every operation too.
 @Suite struct WALCrashTests {
     private let medium = WALConfiguration(segmentBytes: 4096)
 
@@ -135,8 +136,9 @@ import Testing
         Issue.record("recovery takes too many operations")
     }
 
-    /// What replay handed out is durable: a power cut right after opening changes nothing. This holds also when
-    /// the last write was only in the page cache, and when a failed synchronize has left it there as clean.
+    /// What replay handed out is durable: a power cut right after opening changes nothing. This
+    /// holds also when the last write was only in the page cache, and when a failed synchronize has
+    /// left it there as clean.
     @Test func whatOpenReturnsIsDurable() throws {
         for number in 0..<400 {
             let (log, acknowledged, done) = try run(failAt: number)
@@ -151,7 +153,8 @@ import Testing
         }
     }
 
-    /// A full or failing disk stops the log: the error names operation, path and cause, and nothing works after.
+    /// A full or failing disk stops the log: the error names operation, path and cause, and nothing
+    /// works after.
     @Test func everyFailurePoisons() throws {
         for code in [5, 28] as [Int32] {
             var seen: Set<DiskError.Operation> = []
@@ -235,8 +238,8 @@ import Testing
         }
     }
 
-    /// Two batches were written to the same place, the first one torn and given up, and the later lost its end:
-    /// what is left of the first must not continue the second.
+    /// Two batches were written to the same place, the first one torn and given up, and the later
+    /// lost its end: what is left of the first must not continue the second.
     @Test func leftoversOfAnotherBatchDoNotContinueTheChain() throws {
         var first = try RecordedLog()
         try first.write(
@@ -248,7 +251,8 @@ import Testing
         try second.flush()
         let path = first.disk.paths(under: "/wal")[0]
         var bytes = first.disk.content(path)
-        // The records of both are alike in size: 128 of header, 48 of hard state, 64 for each entry.
+        // The records of both are alike in size: 128 of header, 48 of hard state, 64 for each
+        // entry.
         let third = 128 + 48 + 2 * 64
         bytes.replaceSubrange(third..<third + 64, with: before.content(path)[third..<third + 64])
         first.disk.setContent(path, bytes)
@@ -256,7 +260,8 @@ import Testing
         #expect(opened.log.entries == entries(1...2, term: 1) + entries(3...3, term: 9))
     }
 
-    /// A log that was created and used survives even when `create` was interrupted before its name was durable.
+    /// A log that was created and used survives even when `create` was interrupted before its name
+    /// was durable.
     @Test func namesLeftByAnInterruptedCreateBecomeDurable() throws {
         for number in 0..<30 {
             let disk = MemoryDisk()

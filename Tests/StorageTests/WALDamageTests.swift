@@ -1,10 +1,10 @@
 import Storage
 import Testing
 
-/// A damaged log never yields an entry that was not written, and never silently loses what later records prove
-/// to have been durable. Method: every byte of a small log is flipped, and the log is cut at every byte; each
-/// variant either opens to a state that the log really had, not older than its last but one batch, or is refused
-/// with segment and offset.
+/// A damaged log never yields an entry that was not written, and never silently loses what later
+/// records prove to have been durable. Method: every byte of a small log is flipped, and the log is
+/// cut at every byte; each variant either opens to a state that the log really had, not older than
+/// its last but one batch, or is refused with segment and offset.
 @Suite struct WALDamageTests {
     /// Judges one damaged disk. Returns true when it opened.
     @discardableResult
@@ -91,7 +91,8 @@ import Testing
             for length in 0..<content.count {
                 let disk = log.disk.clone()
                 disk.setContent(path, Array(content.prefix(length)))
-                // Cut records leave no trace, so only files that others follow are known to be incomplete.
+                // Cut records leave no trace, so only files that others follow are known to be
+                // incomplete.
                 let opened = try judge(disk, log, atLeast: 0, "\(path) cut to \(length)")
                 if opened, number < paths.count - 1 {
                     let end = content.lastIndex { $0 != 0 } ?? 0
@@ -139,7 +140,8 @@ import Testing
         #expect(reason.contains("written after everything here was durable"))
     }
 
-    /// A commit index that was written without synchronizing still proves what it was written after.
+    /// A commit index that was written without synchronizing still proves what it was written
+    /// after.
     @Test func aCommitOnlyRecordConfirmsTheBatchBeforeIt() throws {
         var log = try RecordedLog()
         try log.write(
@@ -162,7 +164,8 @@ import Testing
             disk.delete(path)
             #expect(throws: WALError.self, "\(path)") { try openLog(disk) }
         }
-        // The oldest may have been given up, since a snapshot follows; the entries up to it are gone.
+        // The oldest may have been given up, since a snapshot follows; the entries up to it are
+        // gone.
         let disk = log.disk.clone()
         disk.delete(paths[0])
         #expect(try openLog(disk).replay.firstIndex == 51)
@@ -196,8 +199,8 @@ import Testing
             #expect(throws: WALError.self) { try openLog(disk) }
         }
         #expect(other.lastIndex == 0)
-        // An older copy of the newest segment has lost records, which its batch structure cannot show, but the
-        // state machine's applied index does.
+        // An older copy of the newest segment has lost records, which its batch structure cannot
+        // show, but the state machine's applied index does.
         var bytes = log.disk.content(last)
         bytes.replaceSubrange(128..., with: [UInt8](repeating: 0, count: bytes.count - 128))
         log.disk.setContent(last, bytes)

@@ -120,8 +120,8 @@ struct RecordedLog {
         }
     }
 
-    /// Seven batches: plain ones, one with overwritten entries, one over two segment borders, one with only a
-    /// commit index, one with a received snapshot.
+    /// Seven batches: plain ones, one with overwritten entries, one over two segment borders, one
+    /// with only a commit index, one with a received snapshot.
     mutating func fill() throws(WALError) {
         func state(_ term: UInt64, _ commit: UInt64) -> WALHardState {
             WALHardState(term: term, vote: term, commit: commit)

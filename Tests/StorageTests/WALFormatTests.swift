@@ -1,9 +1,9 @@
 import Storage
 import Testing
 
-/// Format version 1 stays what it is: a log written by today's code equals the bytes recorded here, and those
-/// bytes open. When this fails the format has changed: give it a new version, keep reading the old one, and add
-/// to the version history in docs/storage-format.md.
+/// Format version 1 stays what it is: a log written by today's code equals the bytes recorded here,
+/// and those bytes open. When this fails the format has changed: give it a new version, keep
+/// reading the old one, and add to the version history in docs/storage-format.md.
 @Suite struct WALFormatTests {
     @Test func goldenBytes() throws {
         let disk = MemoryDisk()
@@ -65,8 +65,8 @@ import Testing
         }
     }
 
-    /// Header; hard state (term 3, vote 5, commit as before); entry 5; entry 6; hard state (commit 5); marker 5;
-    /// marker 9 that restarts the log; end.
+    /// Header; hard state (term 3, vote 5, commit as before); entry 5; entry 6; hard state (commit
+    /// 5); marker 5; marker 9 that restarts the log; end.
     private let first = [
         "4d5241465457414c 0100000080000000 0100000000000000 0500000000000000",
         "8877665544332211 00ffeeddccbbaa99 0807060504030201 0200000000000000",

@@ -1,8 +1,9 @@
 import Storage
 import Testing
 
-/// A log gives back what was appended, over segment borders, overwritten suffixes and snapshots: the same
-/// batches are put into the log and into a naive list, and both are compared after reopening.
+/// A log gives back what was appended, over segment borders, overwritten suffixes and snapshots:
+/// the same batches are put into the log and into a naive list, and both are compared after
+/// reopening.
 @Suite struct WALTests {
     @Test func roundTrip() throws {
         let disk = MemoryDisk()

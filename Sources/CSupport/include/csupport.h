@@ -32,7 +32,8 @@ int moonraft_eventfd_signal(int descriptor);
 // Takes the counter. Returns 1 when it was signalled, 0 when not, -1 with errno.
 int moonraft_eventfd_drain(int descriptor);
 
-// Waits at most `milliseconds` (-1: for ever) and takes the counter. 1 signalled, 0 timed out, -1 errno.
+// Waits at most `milliseconds` (-1: for ever) and takes the counter. 1 signalled, 0 timed out or
+// interrupted by a signal handler, -1 errno.
 int moonraft_eventfd_wait(int descriptor, int milliseconds);
 
 // ---- threads ----

@@ -4,9 +4,10 @@ import Synchronization
 
 /// The bounds of a backend.
 package struct BackendConfiguration: Sendable {
-    /// The most the file can grow to, in bytes, rounded up to whole pages. Only address space is reserved: the
-    /// file grows as it is used. It is fixed while the backend is open, because LMDB moves the mapping when it
-    /// changes, under the feet of every reader; so choose the quota plus room for pinned pages.
+    /// The most the file can grow to, in bytes, rounded up to whole pages. Only address space is
+    /// reserved: the file grows as it is used. It is fixed while the backend is open, because LMDB
+    /// moves the mapping when it changes, under the feet of every reader; so choose the quota plus
+    /// room for pinned pages.
     package var mapBytes: UInt64
     /// The most readers that can exist at once.
     package var maxReaders: UInt32
@@ -29,9 +30,9 @@ package struct BackendSizes: Equatable, Sendable {
 
 /// The state machine's durable store: LMDB with one named database a bucket.
 ///
-/// One thread writes, by `update`; any number of threads read, each with its own `BackendReader`. A reader sees
-/// the last commit before its `renew` and keeps that state's pages from being reused, so the caller bounds the
-/// time between `renew` and `reset`.
+/// One thread writes, by `update`; any number of threads read, each with its own `BackendReader`. A
+/// reader sees the last commit before its `renew` and keeps that state's pages from being reused,
+/// so the caller bounds the time between `renew` and `reset`.
 package final class Backend: Sendable {
     /// The format of the buckets' content, kept in `meta` under `formatKey`.
     package static let formatVersion: UInt32 = 1
@@ -42,7 +43,8 @@ package final class Backend: Sendable {
     /// The text of the failed commit.
     private let poison = Mutex<String?>(nil)
 
-    /// Opens the backend in a directory, which is made (mode 0700) when missing; a wider one is refused.
+    /// Opens the backend in a directory, which is made (mode 0700) when missing; a wider one is
+    /// refused.
     ///
     /// Throws `.unsupportedFormat` for a newer format, and for a file with content but no version.
     package init(
@@ -65,9 +67,11 @@ package final class Backend: Sendable {
 
     // MARK: - Writing
 
-    /// Runs one write transaction and makes it durable before returning. When `body` throws, nothing changes.
+    /// Runs one write transaction and makes it durable before returning. When `body` throws,
+    /// nothing changes.
     ///
-    /// One caller at a time; a second waits. A failed commit poisons the backend: the caller stops the process.
+    /// One caller at a time; a second waits. A failed commit poisons the backend: the caller stops
+    /// the process.
     package func update<Result>(
         _ body: (BackendTransaction) throws(BackendError) -> Result
     ) throws(BackendError) -> Result {
@@ -115,7 +119,8 @@ package final class Backend: Sendable {
             freePages: free, pageBytes: page)
     }
 
-    /// LMDB keeps its free pages in database 0: transaction number to a list whose first word is its length.
+    /// LMDB keeps its free pages in database 0: transaction number to a list whose first word is
+    /// its length.
     private func freePages(_ transaction: OpaquePointer) throws(BackendError) -> UInt64 {
         var cursor: OpaquePointer?
         try environment.check(mdb_cursor_open(transaction, 0, &cursor), "inspect")
@@ -135,8 +140,9 @@ package final class Backend: Sendable {
         }
     }
 
-    /// CRC32C over all buckets in name order, each as its name and then every key and value in key order, as
-    /// etcd's backend hash is made. `ignoring` leaves out what may differ between equal members.
+    /// CRC32C over all buckets in name order, each as its name and then every key and value in key
+    /// order, as etcd's backend hash is made. `ignoring` leaves out what may differ between equal
+    /// members.
     package func hash(
         ignoring: (BackendBucket, UnsafeRawBufferPointer) -> Bool = { _, _ in false }
     ) throws(BackendError) -> UInt32 {
@@ -159,16 +165,17 @@ package final class Backend: Sendable {
 
     // MARK: - Copies
 
-    /// Writes a consistent copy of the file, as of now, while writing goes on. `compacting` leaves free pages
-    /// out and takes more CPU. The caller owns the descriptor and synchronizes it when it is a file.
+    /// Writes a consistent copy of the file, as of now, while writing goes on. `compacting` leaves
+    /// free pages out and takes more CPU. The caller owns the descriptor and synchronizes it when
+    /// it is a file.
     package func copy(toDescriptor descriptor: Int32, compacting: Bool) throws(BackendError) {
         let flags = compacting ? UInt32(MDB_CP_COMPACT) : 0
         try environment.check(
             mdb_env_copyfd2(environment.pointer, descriptor, flags), "copy")
     }
 
-    /// Writes such a copy to a new file of mode 0600 and makes its content durable; the caller synchronizes
-    /// the directory. A directory with this file as `data.mdb` opens as a backend.
+    /// Writes such a copy to a new file of mode 0600 and makes its content durable; the caller
+    /// synchronizes the directory. A directory with this file as `data.mdb` opens as a backend.
     package func copy(toFile path: String, compacting: Bool) throws(BackendError) {
         let disk = PosixDisk()
         let file = try onBackendDisk { () throws(DiskError) in try disk.open(path, .createNew) }

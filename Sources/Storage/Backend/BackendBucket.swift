@@ -1,7 +1,8 @@
-/// The named databases, one for each bucket of etcd's backend (etcd server/storage/schema/bucket.go).
+/// The named databases, one for each bucket of etcd's backend (etcd
+/// server/storage/schema/bucket.go).
 ///
-/// The raw value is the position in all arrays indexed by bucket; the order is that of the names, which is
-/// also the order of `Backend.hash`.
+/// The raw value is the position in all arrays indexed by bucket; the order is that of the names,
+/// which is also the order of `Backend.hash`.
 package enum BackendBucket: Int, CaseIterable, Sendable {
     case alarm
     case auth

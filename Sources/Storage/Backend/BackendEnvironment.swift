@@ -1,9 +1,10 @@
 import CLMDB
 
-/// An open LMDB environment with its buckets. It is closed when the backend and every reader are gone.
+/// An open LMDB environment with its buckets. It is closed when the backend and every reader are
+/// gone.
 ///
-/// LMDB environments and database handles may be used from any thread; transactions may not be used from two
-/// at once, which `Backend` and `BackendReader` take care of. Hence unchecked.
+/// LMDB environments and database handles may be used from any thread; transactions may not be used
+/// from two at once, which `Backend` and `BackendReader` take care of. Hence unchecked.
 final class BackendEnvironment: @unchecked Sendable {
     let path: String
     let mapBytes: UInt64

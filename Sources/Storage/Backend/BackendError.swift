@@ -2,8 +2,9 @@ import CLMDB
 
 /// Why the backend cannot be opened, read or written.
 package enum BackendError: Error, Equatable, Sendable {
-    /// The data does not fit the configured map; the transaction was dropped whole. The caller treats it as
-    /// out of space: nothing can be written until the node is restarted with a larger map.
+    /// The data does not fit the configured map; the transaction was dropped whole. The caller
+    /// treats it as out of space: nothing can be written until the node is restarted with a larger
+    /// map.
     case mapFull(limit: UInt64)
     /// One transaction changed more pages than LMDB can hold; split it.
     case transactionFull
@@ -19,7 +20,8 @@ package enum BackendError: Error, Equatable, Sendable {
     case unsupportedFormat(path: String, found: UInt32?, supported: UInt32)
     /// A file operation outside of LMDB failed.
     case disk(DiskError)
-    /// LMDB or the system refused. After a failed commit stop the process: what the medium holds is unknown.
+    /// LMDB or the system refused. After a failed commit stop the process: what the medium holds is
+    /// unknown.
     case failed(operation: String, path: String, code: Int32, text: String)
     /// An earlier commit failed with this text; nothing more is written.
     case poisoned(String)

@@ -2,8 +2,9 @@ import CLMDB
 
 /// A reusable read transaction, for one thread at a time.
 ///
-/// `renew` takes the state of the last commit; until `reset` every read sees that state and every returned
-/// pointer stays valid. A reader between `reset` and `renew` costs nothing and pins nothing.
+/// `renew` takes the state of the last commit; until `reset` every read sees that state and every
+/// returned pointer stays valid. A reader between `reset` and `renew` costs nothing and pins
+/// nothing.
 package final class BackendReader {
     private let environment: BackendEnvironment
     private let transaction: OpaquePointer
@@ -51,8 +52,8 @@ package final class BackendReader {
         return try environment.get(transaction, bucket, key)
     }
 
-    /// Calls `body` with keys and values from `start` on, in key order, until it returns false or the bucket
-    /// ends. The pointers are valid until `reset`.
+    /// Calls `body` with keys and values from `start` on, in key order, until it returns false or
+    /// the bucket ends. The pointers are valid until `reset`.
     package func scan(
         _ bucket: BackendBucket, from start: UnsafeRawBufferPointer? = nil,
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool

@@ -4,7 +4,8 @@ import CLMDB
 package final class BackendTransaction {
     private let environment: BackendEnvironment
     private var transaction: OpaquePointer?
-    /// Cursors that stand at the end of buckets appended to, by bucket; they spare the descent from the root.
+    /// Cursors that stand at the end of buckets appended to, by bucket; they spare the descent from
+    /// the root.
     private var appenders: [OpaquePointer?]
 
     init(_ environment: BackendEnvironment, _ transaction: OpaquePointer) {
@@ -13,9 +14,10 @@ package final class BackendTransaction {
         appenders = Array(repeating: nil, count: BackendBucket.allCases.count)
     }
 
-    /// Stores a value. With `append` the key must be above all keys of the bucket, which is cheaper and packs
-    /// pages full; otherwise an existing value is replaced. Throws `.outOfOrder`, `.keySize`, `.mapFull`,
-    /// `.transactionFull`; after any of them the body must throw, so that the transaction is dropped.
+    /// Stores a value. With `append` the key must be above all keys of the bucket, which is cheaper
+    /// and packs pages full; otherwise an existing value is replaced. Throws `.outOfOrder`,
+    /// `.keySize`, `.mapFull`, `.transactionFull`; after any of them the body must throw, so that
+    /// the transaction is dropped.
     package func put(
         _ bucket: BackendBucket, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer,
         append: Bool = false
@@ -67,8 +69,8 @@ package final class BackendTransaction {
         try environment.get(pointer, bucket, key)
     }
 
-    /// Calls `body` with keys and values from `start` on, in key order, until it returns false or the bucket
-    /// ends. The body must not change the bucket.
+    /// Calls `body` with keys and values from `start` on, in key order, until it returns false or
+    /// the bucket ends. The body must not change the bucket.
     package func scan(
         _ bucket: BackendBucket, from start: UnsafeRawBufferPointer? = nil,
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool

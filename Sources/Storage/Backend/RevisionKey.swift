@@ -7,7 +7,8 @@
 /// 17 't' when the record is a tombstone; absent otherwise
 /// ```
 ///
-/// The bytes are those of etcd (server/storage/mvcc/revision.go), so that buckets can be copied either way.
+/// The bytes are those of etcd (server/storage/mvcc/revision.go), so that buckets can be copied
+/// either way.
 package struct RevisionKey: Equatable, Sendable {
     package static let byteCount = 17
     package static let tombstoneByteCount = 18

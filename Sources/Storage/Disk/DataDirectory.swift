@@ -19,8 +19,9 @@ package struct DataDirectory {
 
     /// Makes what is missing, checks what is there, and takes the lock.
     ///
-    /// The parent of `root` must exist. The `wal` and `db` directories are made by the log and the backend.
-    /// Throws `.held` when another process has the lock and `.permissions` when a directory is open to others.
+    /// The parent of `root` must exist. The `wal` and `db` directories are made by the log and the
+    /// backend. Throws `.held` when another process has the lock and `.permissions` when a
+    /// directory is open to others.
     package init(root: String, disk: any Disk) throws(DiskError) {
         self.root = root
         self.disk = disk

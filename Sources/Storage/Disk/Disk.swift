@@ -1,11 +1,14 @@
 /// The file operations that the log and received snapshots need, and nothing more.
 ///
-/// The write-ahead log reaches the medium only through this protocol, so that a test or the simulator can
-/// put a disk under it that loses, tears or refuses writes. An implementation must keep these rules:
+/// The write-ahead log reaches the medium only through this protocol, so that a test or the
+/// simulator can put a disk under it that loses, tears or refuses writes. An implementation must
+/// keep these rules:
 ///
 /// - What `synchronize` returned for is on the medium, whatever happens later.
-/// - What was written since the last `synchronize` may be there in any subset of its 512-byte sectors.
-/// - A name made by `open(.createNew)`, `rename` or `remove` is durable only after `synchronizeDirectory`.
+/// - What was written since the last `synchronize` may be there in any subset of its 512-byte
+///   sectors.
+/// - A name made by `open(.createNew)`, `rename` or `remove` is durable only after
+///   `synchronizeDirectory`.
 /// - Interrupted and short system calls are finished inside; a call either did all or throws.
 ///
 /// One file is used by one thread at a time.
@@ -22,7 +25,8 @@ package protocol Disk: AnyObject {
     /// The length of the file in bytes.
     func size(_ file: DiskFile) throws(DiskError) -> UInt64
 
-    /// Fills `buffer` from `offset`. Returns the count read, which is short only at the end of the file.
+    /// Fills `buffer` from `offset`. Returns the count read, which is short only at the end of the
+    /// file.
     func read(
         _ file: DiskFile, at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(DiskError) -> Int
@@ -32,7 +36,8 @@ package protocol Disk: AnyObject {
         _ file: DiskFile, at offset: UInt64, _ bytes: UnsafeRawBufferPointer
     ) throws(DiskError)
 
-    /// Reserves `size` bytes from the start of the file; what was never written there reads as zeros.
+    /// Reserves `size` bytes from the start of the file; what was never written there reads as
+    /// zeros.
     func preallocate(_ file: DiskFile, size: UInt64) throws(DiskError)
 
     /// Makes the file's content and size durable (fdatasync).

@@ -128,7 +128,8 @@ package final class PosixDisk: Disk, Sendable {
     }
 
     package func synchronize(_ file: DiskFile) throws(DiskError) {
-        // Not repeated after EINTR or EIO: a second call may report success for pages that were dropped.
+        // Not repeated after EINTR or EIO: a second call may report success for pages that were
+        // dropped.
         guard fdatasync(file.descriptor) == 0 else {
             throw DiskError(.synchronize, path: file.path, .system(errno))
         }

@@ -1,15 +1,16 @@
-// The write-ahead log: what must be durable before the node answers. Files are defined in WALFormat.swift;
-// opening and repair are in WALRecovery.swift. The argument why a crash loses nothing that `flush` returned
-// for, and why a damaged log is refused rather than cut, is in docs/storage-format.md.
+// The write-ahead log: what must be durable before the node answers. Files are defined in
+// WALFormat.swift; opening and repair are in WALRecovery.swift. The argument why a crash loses
+// nothing that `flush` returned for, and why a damaged log is refused rather than cut, is in
+// docs/storage-format.md.
 
 /// A write-ahead log of Raft entries and hard state.
 ///
-/// Appending encodes into one buffer; `flush` writes it in one piece per segment and makes it durable. The
-/// order of records within a batch keeps every prefix of it a valid Raft state: term and vote, then a
-/// received snapshot, then entries, then the commit index.
+/// Appending encodes into one buffer; `flush` writes it in one piece per segment and makes it
+/// durable. The order of records within a batch keeps every prefix of it a valid Raft state: term
+/// and vote, then a received snapshot, then entries, then the commit index.
 ///
-/// Confined to one thread at a time. A failed disk operation poisons the log: every later call throws
-/// `.poisoned`, and the process must stop, since what the medium holds is then unknown.
+/// Confined to one thread at a time. A failed disk operation poisons the log: every later call
+/// throws `.poisoned`, and the process must stop, since what the medium holds is then unknown.
 package final class WAL {
     package let directory: String
     package let configuration: WALConfiguration
@@ -44,8 +45,9 @@ package final class WAL {
     /// The file of the next segment, under its temporary name.
     private struct Spare {
         let file: DiskFile
-        /// How much of it has been written before. Overwriting such blocks needs no change of the file's
-        /// metadata, which halves the time and CPU of a synchronize (measured: 34 KB, 200 against 113 µs).
+        /// How much of it has been written before. Overwriting such blocks needs no change of the
+        /// file's metadata, which halves the time and CPU of a synchronize (measured: 34 KB, 200
+        /// against 113 µs).
         var written: UInt64
     }
 
@@ -96,9 +98,9 @@ package final class WAL {
 
     /// Appends what one Raft step wants persisted, in the order that keeps every prefix valid.
     ///
-    /// `snapshot` is one received from a leader: it replaces the whole log. `hardState.commit` may cover the
-    /// appended entries. Nothing is durable before `flush` returns. Throws `.entryTooLarge` with the entries
-    /// before it appended, `.disk` or `.poisoned`.
+    /// `snapshot` is one received from a leader: it replaces the whole log. `hardState.commit` may
+    /// cover the appended entries. Nothing is durable before `flush` returns. Throws
+    /// `.entryTooLarge` with the entries before it appended, `.disk` or `.poisoned`.
     package func append(
         hardState: WALHardState?, snapshot: WALSnapshot? = nil, entries: some Sequence<WALEntry>
     ) throws(WALError) {
@@ -118,8 +120,9 @@ package final class WAL {
         }
     }
 
-    /// Appends one entry. Its index is at most one above the last and above the commit index; an index that
-    /// is already there replaces the log from there on. Its term is at most the hard state's.
+    /// Appends one entry. Its index is at most one above the last and above the commit index; an
+    /// index that is already there replaces the log from there on. Its term is at most the hard
+    /// state's.
     package func append(_ entry: WALEntry) throws(WALError) {
         guard entry.payload.count <= configuration.maxEntryBytes else {
             throw .entryTooLarge(bytes: entry.payload.count, limit: configuration.maxEntryBytes)
@@ -139,9 +142,9 @@ package final class WAL {
         try boundBuffer()
     }
 
-    /// Appends the hard state when it differs. The term never decreases, the vote is set once in a term, the
-    /// commit index never decreases and is not above the last entry. A mere commit change needs no
-    /// synchronization: commitment is established again after a crash.
+    /// Appends the hard state when it differs. The term never decreases, the vote is set once in a
+    /// term, the commit index never decreases and is not above the last entry. A mere commit change
+    /// needs no synchronization: commitment is established again after a crash.
     package func append(_ hardState: WALHardState) throws(WALError) {
         try checkPoison()
         let before = state.hardState
@@ -161,8 +164,9 @@ package final class WAL {
         try boundBuffer()
     }
 
-    /// Appends a snapshot marker. With `restartsLog` it is a snapshot received from a leader, and the log
-    /// goes on at the index after it; otherwise it notes that the own state machine is durable up to there.
+    /// Appends a snapshot marker. With `restartsLog` it is a snapshot received from a leader, and
+    /// the log goes on at the index after it; otherwise it notes that the own state machine is
+    /// durable up to there.
     package func append(_ snapshot: WALSnapshot, restartsLog: Bool) throws(WALError) {
         try checkPoison()
         encoder.makeRoom(WALFormat.recordBytes(payload: 16), state)
@@ -178,8 +182,9 @@ package final class WAL {
 
     // MARK: - Making durable
 
-    /// Writes what was appended and makes it durable. Returns true when it synchronized, false when there was
-    /// nothing that needs it (nothing at all, or only a commit index, which is then written but may be lost).
+    /// Writes what was appended and makes it durable. Returns true when it synchronized, false when
+    /// there was nothing that needs it (nothing at all, or only a commit index, which is then
+    /// written but may be lost).
     @discardableResult
     package func flush() throws(WALError) -> Bool {
         try checkPoison()
@@ -198,9 +203,10 @@ package final class WAL {
         return synchronizes
     }
 
-    /// Does one bounded step of preparing the next segment, so that a later cut does not wait for the space to
-    /// be found: reserves the file, then writes and synchronizes 1 MiB of zeros a call. Returns true while
-    /// there is more to do. Call it when the log is idle; a cut takes the file as far as it is.
+    /// Does one bounded step of preparing the next segment, so that a later cut does not wait for
+    /// the space to be found: reserves the file, then writes and synchronizes 1 MiB of zeros a
+    /// call. Returns true while there is more to do. Call it when the log is idle; a cut takes the
+    /// file as far as it is.
     @discardableResult
     package func prepareSegment() throws(WALError) -> Bool {
         try checkPoison()
@@ -209,8 +215,10 @@ package final class WAL {
                 self.spare = Spare(file: try makeSpare(), written: 0)
                 return
             }
-            let left = UInt64(configuration.segmentBytes) - min(
-                spare.written, UInt64(configuration.segmentBytes))
+            let left =
+                UInt64(configuration.segmentBytes)
+                - min(
+                    spare.written, UInt64(configuration.segmentBytes))
             if left > 0 {
                 let step = min(left, UInt64(Self.preparationStepBytes))
                 try WAL.writeZeros(spare.file, from: spare.written, count: step, disk: disk)
@@ -224,8 +232,9 @@ package final class WAL {
     /// The zeros written by one step of `prepareSegment`.
     static let preparationStepBytes = 1 << 20
 
-    /// Gives up segments whose entries all lie below `index`, which must be durable in the state machine.
-    /// One of them is kept as the next segment's file. The segment written to always stays.
+    /// Gives up segments whose entries all lie below `index`, which must be durable in the state
+    /// machine. One of them is kept as the next segment's file. The segment written to always
+    /// stays.
     package func truncate(before index: UInt64) throws(WALError) {
         try checkPoison()
         precondition(
@@ -264,8 +273,8 @@ package final class WAL {
     private func writeOut() throws(DiskError) {
         var written = 0
         for cut in encoder.cuts {
-            // The next segment gets its name before the end record of this one is written: so an end record
-            // without a next segment means that the next segment was lost.
+            // The next segment gets its name before the end record of this one is written: so an
+            // end record without a next segment means that the next segment was lost.
             let next = try makeSegment(cut.header)
             try write(from: written, to: cut.bufferOffset)
             try disk.synchronize(file)
@@ -307,8 +316,8 @@ package final class WAL {
         try WAL.makeSpare(disk: disk, directory: directory, bytes: configuration.segmentBytes)
     }
 
-    /// Recycles or removes a segment. Each step is made durable before the next, so that a crash leaves no
-    /// hole in the sequence.
+    /// Recycles or removes a segment. Each step is made durable before the next, so that a crash
+    /// leaves no hole in the sequence.
     private func giveUp(_ segment: Segment) throws(DiskError) {
         let path = directory + "/" + segment.name
         if spare == nil {

@@ -1,7 +1,7 @@
 /// Encodes records into one reusable buffer, across segment borders.
 ///
-/// The encoder runs ahead of the disk: it knows where each record will lie, and so can chain checksums and
-/// start segments without waiting for one to be written.
+/// The encoder runs ahead of the disk: it knows where each record will lie, and so can chain
+/// checksums and start segments without waiting for one to be written.
 final class WALEncoder {
     /// Where in the buffer a new segment begins.
     struct Cut {
@@ -13,7 +13,8 @@ final class WALEncoder {
     private(set) var count = 0
     /// The segments that begin among them, in order.
     private(set) var cuts: [Cut] = []
-    /// The bytes of the segment being encoded below which all is durable. Set after each synchronize.
+    /// The bytes of the segment being encoded below which all is durable. Set after each
+    /// synchronize.
     var durable: UInt32
 
     private let metadata: WALMetadata
@@ -62,8 +63,8 @@ final class WALEncoder {
         }
     }
 
-    /// Grows the buffer for `bytes` more, and ends the segment when the record would not leave room for the
-    /// end record behind it. `state` is the one before the record.
+    /// Grows the buffer for `bytes` more, and ends the segment when the record would not leave room
+    /// for the end record behind it. `state` is the one before the record.
     @inline(__always)
     func makeRoom(_ bytes: Int, _ state: WALState) {
         if position + UInt64(bytes + WALFormat.endRecordBytes) > capacity {

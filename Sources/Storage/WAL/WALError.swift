@@ -1,6 +1,7 @@
 /// Why the log cannot be opened or used.
 package enum WALError: Error, Equatable, Sendable {
-    /// The disk refused. After this the log is poisoned: stop the process, and trust only what replay reads.
+    /// The disk refused. After this the log is poisoned: stop the process, and trust only what
+    /// replay reads.
     case disk(DiskError)
     /// An earlier operation failed with this error; nothing more can be promised.
     case poisoned(DiskError)

@@ -1,5 +1,5 @@
-// The bytes of a log segment, format version 1. docs/storage-format.md has the same tables with the crash
-// argument. Integers are little-endian.
+// The bytes of a log segment, format version 1. docs/storage-format.md has the same tables with the
+// crash argument. Integers are little-endian.
 //
 // Segment file "SSSSSSSSSSSSSSSS-IIIIIIIIIIIIIIII.wal": sequence and first index in hexadecimal.
 //
@@ -137,8 +137,8 @@ struct WALSegmentHeader: Equatable {
         return (bytes, tag)
     }
 
-    /// Reads the header of the segment called `name`. Later versions keep the magic, the version and the
-    /// checksum where they are, so that an unknown version can be told from damage.
+    /// Reads the header of the segment called `name`. Later versions keep the magic, the version
+    /// and the checksum where they are, so that an unknown version can be told from damage.
     static func decode(
         _ raw: UnsafeRawBufferPointer, name: String
     ) throws(WALError) -> (header: WALSegmentHeader, tag: UInt32) {

@@ -15,8 +15,9 @@ extension WAL {
 
     /// Makes a new log, in the directory of that name, which is made when missing.
     ///
-    /// `base` is the last entry that the state machine already contains, for a member that starts from a
-    /// snapshot. Takes the time to write one segment of zeros (64 MiB: about 0.1 s). A crash on the way leaves either no log or a whole one.
+    /// `base` is the last entry that the state machine already contains, for a member that starts
+    /// from a snapshot. Takes the time to write one segment of zeros (64 MiB: about 0.1 s). A crash
+    /// on the way leaves either no log or a whole one.
     package static func create(
         disk: any Disk, directory: String, configuration: WALConfiguration = WALConfiguration(),
         metadata: WALMetadata, base: WALSnapshot = WALSnapshot()
@@ -53,11 +54,12 @@ extension WAL {
 
     /// Opens a log, hands out what it holds, and leaves it ready for appending.
     ///
-    /// `replayFrom` is one above the last entry that the state machine has durably applied: entries below it
-    /// are not handed out, and a log that ends before it, or begins after it without a snapshot marker in
-    /// between, has lost entries and is refused. `step` is called in log order while the log is read; when
-    /// `open` throws, what it was given must be dropped. All that was handed out is durable when `open`
-    /// returns. Throws `.missing`, `.corrupt` with segment and offset, `.unsupportedVersion`, `.disk`.
+    /// `replayFrom` is one above the last entry that the state machine has durably applied: entries
+    /// below it are not handed out, and a log that ends before it, or begins after it without a
+    /// snapshot marker in between, has lost entries and is refused. `step` is called in log order
+    /// while the log is read; when `open` throws, what it was given must be dropped. All that was
+    /// handed out is durable when `open` returns. Throws `.missing`, `.corrupt` with segment and
+    /// offset, `.unsupportedVersion`, `.disk`.
     package static func open(
         disk: any Disk, directory: String, configuration: WALConfiguration = WALConfiguration(),
         replayFrom: UInt64, step: (WALReplayStep) -> Void

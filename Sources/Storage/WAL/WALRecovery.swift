@@ -1,7 +1,8 @@
-// Reading a log back and repairing its end. The rules for telling an unfinished last write, which is cut,
-// from damage, which is refused, are argued in docs/storage-format.md, "Recovery".
+// Reading a log back and repairing its end. The rules for telling an unfinished last write, which
+// is cut, from damage, which is refused, are argued in docs/storage-format.md, "Recovery".
 
-/// One pass over all segments, oldest first. Nothing on the disk is changed before all checks have passed.
+/// One pass over all segments, oldest first. Nothing on the disk is changed before all checks have
+/// passed.
 struct WALRecovery {
     let disk: any Disk
     let directory: String
@@ -30,7 +31,8 @@ struct WALRecovery {
         var position: UInt64
         /// That record's checksum, or the tag when there is none.
         var previous: UInt32
-        /// What that record said to be durable before it. Later bytes may never have been synchronized.
+        /// What that record said to be durable before it. Later bytes may never have been
+        /// synchronized.
         var durable: UInt64
         /// The last record was an end record.
         var ended = false
@@ -59,8 +61,8 @@ struct WALRecovery {
         }
     }
 
-    /// Reads segment `number`. `open` holds the one before, unless this is the first, and then this one. The
-    /// last two stay open together, since repair may concern both.
+    /// Reads segment `number`. `open` holds the one before, unless this is the first, and then this
+    /// one. The last two stay open together, since repair may concern both.
     private mutating func visit(
         _ number: Int, _ open: inout [Scan], step: (WALReplayStep) -> Void
     ) throws(WALError) {
@@ -68,7 +70,8 @@ struct WALRecovery {
         var scan = try load(segments[number])
         if let before = open.last, !before.ended {
             defer { open.append(scan) }
-            // A segment gets its name before the one ahead of it is finished, but no records until then.
+            // A segment gets its name before the one ahead of it is finished, but no records until
+            // then.
             guard isLast, try remains(of: scan).end == nil else {
                 throw corrupt(before, "the segment breaks off here but \(scan.reader.name) follows")
             }
@@ -277,7 +280,8 @@ struct WALRecovery {
         let applied = replayFrom == 0 ? 0 : replayFrom - 1
         guard state.lastIndex >= applied else {
             throw corrupt(
-                tail, "the log ends at index \(state.lastIndex), "
+                tail,
+                "the log ends at index \(state.lastIndex), "
                     + "but the state machine contains entries up to \(applied)")
         }
         guard firstIndex <= max(replayFrom, 1) || firstIndex == state.snapshot.index &+ 1 else {
@@ -290,8 +294,9 @@ struct WALRecovery {
 
     /// Makes durable what was read, and makes the rest of the last segment unreadable.
     ///
-    /// Bytes that were never synchronized are written again: after a failed fdatasync the kernel may hold
-    /// them as clean pages that are not on the medium, and a new fdatasync alone would not write them.
+    /// Bytes that were never synchronized are written again: after a failed fdatasync the kernel
+    /// may hold them as clean pages that are not on the medium, and a new fdatasync alone would not
+    /// write them.
     private mutating func repair(
         _ tail: Scan, _ remains: WALSegmentReader.Remains, untouched: Scan?, before: Scan?
     ) throws(DiskError) {

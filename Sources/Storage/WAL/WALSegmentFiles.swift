@@ -1,4 +1,5 @@
-// How segment files come into being. A file gets the name of a segment only when its header is durable.
+// How segment files come into being. A file gets the name of a segment only when its header is
+// durable.
 
 extension WAL {
     /// Makes the file of a future segment under its temporary name.

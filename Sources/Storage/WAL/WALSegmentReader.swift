@@ -16,8 +16,8 @@ struct WALRecord {
 
 /// Reads one segment through a sliding window of the file.
 ///
-/// Everything in the file is untrusted until its checksum agrees, so all arithmetic on it is bounded by the
-/// file's size, and no more memory is taken than that.
+/// Everything in the file is untrusted until its checksum agrees, so all arithmetic on it is
+/// bounded by the file's size, and no more memory is taken than that.
 final class WALSegmentReader {
     private static let windowBytes = 1 << 20
 
@@ -70,8 +70,8 @@ final class WALSegmentReader {
         windowCount = try disk.read(file, at: offset, into: part)
     }
 
-    /// The record at `offset`, or nil when there is none that proves itself. Whether it is the *next* record
-    /// is for the caller to judge by `previous`.
+    /// The record at `offset`, or nil when there is none that proves itself. Whether it is the
+    /// *next* record is for the caller to judge by `previous`.
     func record(at offset: UInt64, tag: UInt32) throws(DiskError) -> WALRecord? {
         guard let header = try bytes(at: offset, count: WALFormat.recordHeaderBytes) else {
             return nil
@@ -105,9 +105,11 @@ final class WALSegmentReader {
 
     /// What lies behind a place where the chain of records ends.
     struct Remains {
-        /// The first record that proves itself and was encoded after all before the place was durable.
+        /// The first record that proves itself and was encoded after all before the place was
+        /// durable.
         var witness: UInt64?
-        /// One past the last byte that a record header of this segment claims; nil when there is none.
+        /// One past the last byte that a record header of this segment claims; nil when there is
+        /// none.
         var end: UInt64?
     }
 

@@ -1,7 +1,9 @@
-/// What the records so far amount to. Writer and replay pass every record through the same rules: the writer
-/// because breaking one is a bug of its caller, replay because it means that the log is not the one written.
+/// What the records so far amount to. Writer and replay pass every record through the same rules:
+/// the writer because breaking one is a bug of its caller, replay because it means that the log is
+/// not the one written.
 struct WALState: Equatable {
-    /// `commit` is never above `lastIndex` nor below `snapshot.index`; no entry's term is above `term`.
+    /// `commit` is never above `lastIndex` nor below `snapshot.index`; no entry's term is above
+    /// `term`.
     var hardState: WALHardState
     var snapshot: WALSnapshot
     var lastIndex: UInt64
@@ -61,7 +63,8 @@ struct WALState: Equatable {
         hardState = next
     }
 
-    /// A marker that restarts the log also commits its index: what it stands for was committed elsewhere.
+    /// A marker that restarts the log also commits its index: what it stands for was committed
+    /// elsewhere.
     mutating func admitSnapshot(_ next: WALSnapshot, restartsLog: Bool) throws(Violation) {
         guard next.index >= snapshot.index else {
             throw .snapshotDecreases

@@ -2,8 +2,9 @@
 package struct WALMetadata: Equatable, Sendable {
     package let clusterID: UInt64
     package let memberID: UInt64
-    /// A number clients cannot know, chosen at random when the log is created. It enters every checksum, so
-    /// that no value a client stores can pass for a record when a damaged log is searched.
+    /// A number clients cannot know, chosen at random when the log is created. It enters every
+    /// checksum, so that no value a client stores can pass for a record when a damaged log is
+    /// searched.
     package let salt: UInt64
 
     package init(clusterID: UInt64, memberID: UInt64, salt: UInt64) {
@@ -13,7 +14,8 @@ package struct WALMetadata: Equatable, Sendable {
     }
 }
 
-/// Raft's persistent state beside the entries (Raft thesis, figure 3.1, and the commit index as a hint).
+/// Raft's persistent state beside the entries (Raft thesis, figure 3.1, and the commit index as a
+/// hint).
 package struct WALHardState: Equatable, Sendable {
     package var term: UInt64
     /// The member voted for in `term`; 0 for none.
@@ -56,10 +58,11 @@ package struct WALEntry {
 
 /// What replay hands out, in log order.
 package enum WALReplayStep {
-    /// The next entry. Its index is one above that of the entry before it, or the first after a discard.
+    /// The next entry. Its index is one above that of the entry before it, or the first after a
+    /// discard.
     case entry(WALEntry)
-    /// Entries from this index on were overwritten later, or a received snapshot replaced the log (index 0):
-    /// forget what was handed out from there on.
+    /// Entries from this index on were overwritten later, or a received snapshot replaced the log
+    /// (index 0): forget what was handed out from there on.
     case discard(from: UInt64)
 }
 
@@ -68,7 +71,8 @@ package struct WALReplay: Sendable {
     package let metadata: WALMetadata
     package let hardState: WALHardState
     package let snapshot: WALSnapshot
-    /// The lowest index that the log can still hand out, or one above `lastIndex` when it holds none.
+    /// The lowest index that the log can still hand out, or one above `lastIndex` when it holds
+    /// none.
     package let firstIndex: UInt64
     package let lastIndex: UInt64
     /// The term of the entry at `lastIndex`, also when that entry is no longer in the log.
@@ -88,10 +92,12 @@ package struct WALPosition: Equatable, Sendable, CustomStringConvertible {
 
 /// The bounds of a log.
 package struct WALConfiguration: Sendable {
-    /// The size of a segment file in bytes, a multiple of 8 from 512 to 1 GiB. It bounds the largest entry
-    /// (`maxEntryBytes`), the space lost at the end of the log and the work of one `truncate`.
+    /// The size of a segment file in bytes, a multiple of 8 from 512 to 1 GiB. It bounds the
+    /// largest entry (`maxEntryBytes`), the space lost at the end of the log and the work of one
+    /// `truncate`.
     package var segmentBytes: Int = 64 << 20
-    /// The encoded bytes held before `flush`. At this bound an append writes them out, not yet durable.
+    /// The encoded bytes held before `flush`. At this bound an append writes them out, not yet
+    /// durable.
     package var bufferBytes: Int = 4 << 20
 
     package init() {}
@@ -101,14 +107,16 @@ package struct WALConfiguration: Sendable {
         self.bufferBytes = bufferBytes
     }
 
-    /// The largest payload of one entry: what fits an empty segment beside its header and end record.
+    /// The largest payload of one entry: what fits an empty segment beside its header and end
+    /// record.
     package var maxEntryBytes: Int {
         segmentBytes - WALFormat.segmentHeaderBytes - WALFormat.endRecordBytes
             - WALFormat.recordHeaderBytes - WALFormat.entryFieldsBytes
     }
 }
 
-/// Work done since the log was opened. Durations are measured by the caller: there is no clock here.
+/// Work done since the log was opened. Durations are measured by the caller: there is no clock
+/// here.
 package struct WALStatistics: Equatable, Sendable {
     package var entriesAppended: UInt64 = 0
     package var bytesWritten: UInt64 = 0
