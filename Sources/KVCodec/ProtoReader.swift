@@ -45,6 +45,9 @@ package struct ProtoReader {
         self.offset = 0
     }
 
+    /// Whether everything has been read.
+    @inlinable package var isAtEnd: Bool { offset >= bytes.count }
+
     /// The next field key, or nil at the end of the message.
     @inlinable package mutating func next() throws(DecodeError) -> ProtoTag? {
         if offset >= bytes.count { return nil }

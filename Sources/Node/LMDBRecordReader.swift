@@ -1,0 +1,51 @@
+// The store's view of committed records: bucket `key` of the backend.
+
+import MVCC
+import Storage
+
+/// Reads records for one thread. A backend that cannot be read stops the process: the mapping is
+/// then damaged, and every answer from it would be a guess.
+package final class LMDBRecordReader: RecordReader {
+    private let reader: BackendReader
+    private let fatal: FatalHandler
+
+    package init(_ backend: Backend, fatal: @escaping FatalHandler) throws(BackendError) {
+        reader = try backend.makeReader()
+        self.fatal = fatal
+    }
+
+    package func begin() {
+        do throws(BackendError) { try reader.renew() } catch { fatal("\(error)") }
+    }
+
+    package func get(_ revision: Revision) -> UnsafeRawBufferPointer? {
+        do throws(BackendError) {
+            return try RevisionKey(main: revision.main, sub: revision.sub).withBytes {
+                key throws(BackendError) in try reader.get(.key, key: key)
+            }
+        } catch {
+            fatal("\(error)")
+        }
+    }
+
+    package func scan(
+        from: Revision, _ body: (Revision, _ isTombstone: Bool, UnsafeRawBufferPointer) -> Bool
+    ) {
+        do throws(BackendError) {
+            try RevisionKey(main: from.main, sub: from.sub).withBytes { start throws(BackendError) in
+                try reader.scan(.key, from: start) { key, value in
+                    guard let revision = RevisionKey(key) else {
+                        fatal("backend: bucket key holds a key of \(key.count) bytes")
+                    }
+                    return body(
+                        Revision(main: revision.main, sub: revision.sub), revision.isTombstone,
+                        value)
+                }
+            }
+        } catch {
+            fatal("\(error)")
+        }
+    }
+
+    package func end() { reader.reset() }
+}

@@ -1,0 +1,44 @@
+// Figures that the replica thread publishes for everybody: one word each, read without a lock.
+
+import Synchronization
+
+/// The node's state as other threads may see it. Written by the replica and backend threads.
+package final class NodeStatus: Sendable {
+    package let term = Atomic<UInt64>(0)
+    /// The member that leads; 0 when none is known.
+    package let leader = Atomic<UInt64>(0)
+    package let commitIndex = Atomic<UInt64>(0)
+    package let appliedIndex = Atomic<UInt64>(0)
+    /// True while reads may be served from the store without a round.
+    package let readsNeedNoRound = Atomic<Bool>(false)
+    /// Bit 1: NOSPACE stands, bit 2: CORRUPT stands (for any member).
+    package let alarms = Atomic<UInt8>(0)
+    /// Bytes of the backend file, never 0 once open.
+    package let backendBytes = Atomic<UInt64>(0)
+    package let backendBytesInUse = Atomic<UInt64>(0)
+    /// Bytes applied and not yet committed to the backend.
+    package let pendingBytes = Atomic<UInt64>(0)
+    package let pendingProposals = Atomic<UInt64>(0)
+    package let failedProposals = Atomic<UInt64>(0)
+    package let committedProposals = Atomic<UInt64>(0)
+    package let leaderChanges = Atomic<UInt64>(0)
+    package let slowApplies = Atomic<UInt64>(0)
+    package let leasesExpired = Atomic<UInt64>(0)
+    package let leasesGranted = Atomic<UInt64>(0)
+    package let leasesRevoked = Atomic<UInt64>(0)
+    package let leasesRenewed = Atomic<UInt64>(0)
+    /// Keys put and deleted, and revisions with more than one change, since start.
+    package let keysPut = Atomic<UInt64>(0)
+    package let keysDeleted = Atomic<UInt64>(0)
+    package let transactions = Atomic<UInt64>(0)
+    package let walBytesWritten = Atomic<UInt64>(0)
+
+    package init() {}
+
+    package static let noSpaceBit: UInt8 = 1 << 1
+    package static let corruptBit: UInt8 = 1 << 2
+
+    package var hasLeader: Bool { leader.load(ordering: .relaxed) != 0 }
+    package var hasNoSpaceAlarm: Bool { alarms.load(ordering: .relaxed) & Self.noSpaceBit != 0 }
+    package var hasCorruptAlarm: Bool { alarms.load(ordering: .relaxed) & Self.corruptBit != 0 }
+}

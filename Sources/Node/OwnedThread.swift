@@ -1,0 +1,45 @@
+// A named POSIX thread that can be joined: the replica, WAL, backend and plugin threads.
+
+import CSupport
+import Glibc
+import Synchronization
+
+/// Runs `body` once on a thread of its own. `join` waits for its end.
+package final class OwnedThread: Sendable {
+    private let handle = Mutex<pthread_t?>(nil)
+
+    private final class Start {
+        let name: String
+        let body: @Sendable () -> Void
+        init(name: String, body: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.body = body
+        }
+    }
+
+    /// - Parameter name: at most 15 bytes are shown by the system.
+    package init(name: String, body: @escaping @Sendable () -> Void) {
+        let start = Unmanaged.passRetained(Start(name: name, body: body))
+        var thread = pthread_t()
+        let status = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+                _ = moonraft_thread_set_name(start.name)
+                start.body()
+                return nil
+            }, start.toOpaque())
+        precondition(status == 0, "pthread_create for \(name): errno \(status)")
+        handle.withLock { $0 = thread }
+    }
+
+    /// Waits for the thread to end; later calls return at once.
+    package func join() {
+        let thread = handle.withLock { handle -> pthread_t? in
+            defer { handle = nil }
+            return handle
+        }
+        if let thread { pthread_join(thread, nil) }
+    }
+}

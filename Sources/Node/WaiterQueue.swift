@@ -1,0 +1,72 @@
+// Who waits for which log entry.
+
+import RaftCore
+
+/// Waiters in log order. The leader's own proposals get consecutive indexes, so the queue is in
+/// order by construction and finding the waiter of an applied entry is a look at its front.
+struct WaiterQueue {
+    private struct Slot {
+        var index: LogIndex
+        var term: Term
+        var waiter: (any ReplyWaiter)?
+        var since: UInt64
+    }
+
+    private var slots: [Slot] = []
+    private var head = 0
+    /// Front slots that were answered because they waited too long.
+    private var expiredThrough = 0
+
+    var count: Int { slots.count - head }
+
+    mutating func append(
+        index: LogIndex, term: Term, waiter: (any ReplyWaiter)?, since: UInt64
+    ) {
+        slots.append(Slot(index: index, term: term, waiter: waiter, since: since))
+    }
+
+    /// The waiter of the entry that was applied at `index`, and those before it whose entry was
+    /// lost to another leader: they are answered by `lost`.
+    mutating func take(
+        index: LogIndex, term: Term, lost: ((any ReplyWaiter)) -> Void
+    ) -> (any ReplyWaiter)? {
+        while head < slots.count {
+            let front = slots[head]
+            if front.index > index { return nil }
+            slots[head].waiter = nil
+            head += 1
+            defer { shrink() }
+            if front.index == index && front.term == term { return front.waiter }
+            if let waiter = front.waiter { lost(waiter) }
+        }
+        return nil
+    }
+
+    /// Answers those that have waited since before `deadline`; their entries may still be applied.
+    mutating func expire(before deadline: UInt64, _ body: (any ReplyWaiter) -> Void) {
+        var position = max(head, expiredThrough)
+        while position < slots.count, slots[position].since < deadline {
+            if let waiter = slots[position].waiter { body(waiter) }
+            slots[position].waiter = nil
+            position += 1
+        }
+        expiredThrough = position
+    }
+
+    /// Empties the queue, giving every waiter to `body`.
+    mutating func removeAll(_ body: (any ReplyWaiter) -> Void) {
+        for slot in slots[head...] {
+            if let waiter = slot.waiter { body(waiter) }
+        }
+        slots.removeAll()
+        head = 0
+        expiredThrough = 0
+    }
+
+    private mutating func shrink() {
+        guard head == slots.count || head > 1024 && head * 2 > slots.count else { return }
+        slots.removeFirst(head)
+        expiredThrough = max(0, expiredThrough - head)
+        head = 0
+    }
+}
