@@ -205,6 +205,7 @@ struct moonraft_view {
     slice *roles;
     int role_count;
     int role_capacity;
+    size_t mark;
     view_op *ops;
     int op_count;
     int op_capacity;

@@ -31,6 +31,23 @@ void moonraft_view_reset(moonraft_view *view) {
     memset(view->integers, 0, sizeof view->integers);
     view->role_count = 0;
     view->op_count = 0;
+    view->mark = 0;
+}
+
+void moonraft_view_mark(moonraft_view *view) { view->mark = view->arena.count; }
+
+void moonraft_view_rewind(moonraft_view *view) {
+    if (view->arena.capacity > 256 << 10 && view->mark < 64 << 10) {
+        buffer small = {0};
+        if (!buffer_append(&small, view->arena.bytes, view->mark)) abort();
+        buffer_free(&view->arena);
+        view->arena = small;
+    }
+    view->arena.count = view->mark;
+    for (int i = 0; i < MOONRAFT_TEXTS; i++)
+        if (view->texts[i].start >= view->mark) view->texts[i].count = 0;
+    memset(view->integers, 0, sizeof view->integers);
+    view->op_count = 0;
 }
 
 static slice keep(moonraft_view *view, const uint8_t *bytes, size_t count) {

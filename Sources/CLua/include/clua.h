@@ -283,6 +283,10 @@ moonraft_view *moonraft_view_create(void);
 void moonraft_view_destroy(moonraft_view *view);
 // Forgets everything; keeps the memory.
 void moonraft_view_reset(moonraft_view *view);
+// The identity's texts and roles are set first; moonraft_view_rewind forgets what was set after the mark, so
+// that requests of one caller in a row need not set them again.
+void moonraft_view_mark(moonraft_view *view);
+void moonraft_view_rewind(moonraft_view *view);
 // An empty text reads as nil.
 void moonraft_view_set_text(moonraft_view *view, int32_t field, const uint8_t *bytes, size_t count);
 void moonraft_view_set_integer(moonraft_view *view, int32_t field, int64_t value);

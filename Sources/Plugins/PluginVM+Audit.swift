@@ -1,0 +1,186 @@
+import CLua
+
+// Sinks and audit records for scripts.
+extension PluginVM {
+    private static let maximumSinks = 8
+    private static let maximumLineBytes = 1 << 20
+
+    func sinkOpen(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        guard sinks.count < Self.maximumSinks else { throw HostError("more than \(Self.maximumSinks) sinks") }
+        let options = try sinkOptions(a.any(0))
+        guard !sinks.contains(where: { $0.options.path == options.path }) else {
+            throw HostError("the sink \(options.path) is already open")
+        }
+        var sink: (any PluginSink)?
+        if role == .events && !isCheck {
+            do {
+                sink = try plugin.environment.openSink(options)
+            } catch {
+                throw HostError("cannot open the sink \(options.path): \(error.message)")
+            }
+        }
+        sinks.append((options, sink))
+        returnValue(vm, .handle(kind: MOONRAFT_HANDLE_SINK.int32, number: Int32(sinks.count)))
+    }
+
+    private func sinkOptions(_ value: LuaValue) throws(HostError) -> SinkOptions {
+        guard let pairs = value.pairs, let path = value["path"]?.string else {
+            throw HostError("sink.open takes a table with a path")
+        }
+        guard Self.isSinkPath(path) else {
+            throw HostError("the path \"\(path)\" must be relative, of plain names, below the sink directory")
+        }
+        var options = SinkOptions(path: path)
+        for pair in pairs {
+            let value = pair.value
+            func bad(_ expected: String) -> HostError { HostError("\(pair.key.described) must be \(expected)") }
+            switch pair.key.string {
+            case "path": break
+            case "max_bytes":
+                guard let bytes = value.integer, (1024...(1 << 40)).contains(bytes) else { throw bad("1 KiB to 1 TiB") }
+                options.maximumBytes = Int(bytes)
+            case "max_age":
+                guard let age = value.number, age >= 0 else { throw bad("seconds, not negative") }
+                options.maximumAge = age
+            case "max_files":
+                guard let files = value.integer, (0...10_000).contains(files) else { throw bad("0 to 10000") }
+                options.maximumFiles = Int(files)
+            case "mode":
+                guard let text = value.string, let mode = UInt32(text, radix: 8), mode & ~0o666 == 0 else {
+                    throw bad("an octal text such as \"0600\", without execute bits")
+                }
+                options.mode = mode
+            case "sync":
+                guard let text = value.string, let sync = SinkOptions.Sync(rawValue: text) else {
+                    throw bad("\"always\", \"batch\", \"interval\" or \"never\"")
+                }
+                options.sync = sync
+            case "chain":
+                guard let chained = value.boolean else { throw bad("true or false") }
+                options.isChained = chained
+            case "chain_key":
+                guard case .handle(let kind, let number) = value, kind == MOONRAFT_HANDLE_SECRET.int32,
+                    plugin.secrets.indices.contains(Int(number) - 1)
+                else { throw bad("a secret of the configuration") }
+                options.chainKey = plugin.secrets[Int(number) - 1]
+            default: throw HostError("unknown option \(pair.key.described)")
+            }
+        }
+        return options
+    }
+
+    static func isSinkPath(_ path: String) -> Bool {
+        let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+        guard (1...4).contains(parts.count), path.utf8.count <= 200 else { return false }
+        return parts.allSatisfy { part in
+            guard let first = part.utf8.first, first != UInt8(ascii: "."), first != UInt8(ascii: "-") else { return false }
+            return part.utf8.allSatisfy { byte in
+                switch byte {
+                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."):
+                    true
+                default: false
+                }
+            }
+        }
+    }
+
+    func sinkWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        let number = try a.handle(0, MOONRAFT_HANDLE_SINK, "self")
+        guard sinks.indices.contains(number - 1) else { throw HostError("no such sink") }
+        let line = try a.bytes(1, "line")
+        guard line.count <= Self.maximumLineBytes else { throw HostError("the line is larger than 1 MiB") }
+        guard !line.contains(0x0A) else { throw HostError("the line has a newline inside") }
+        moonraft_vm_charge(vm, UInt64(line.count / 64 + 20))
+        guard let sink = sinks[number - 1].sink else {
+            moonraft_vm_return_nil(vm)
+            returnText(vm, "the sink is not open here")
+            return
+        }
+        do {
+            try sink.write(line, now: plugin.environment.clock.now())
+            dirtySinks.insert(number - 1)
+            moonraft_vm_return_boolean(vm, 1)
+        } catch {
+            plugin.shared.sinkFailed()
+            moonraft_vm_return_nil(vm)
+            returnText(vm, error.message)
+        }
+    }
+
+    /// Writes out what the hooks of a batch wrote.
+    ///
+    /// - Throws: the first error; every sink is tried.
+    func flushSinks() throws(SinkError) {
+        var first = lostLines
+        lostLines = nil
+        for index in dirtySinks.sorted() {
+            do {
+                try sinks[index].sink?.flush(now: plugin.environment.clock.now())
+            } catch {
+                plugin.shared.sinkFailed()
+                first = first ?? error
+            }
+        }
+        if !dirtySinks.isEmpty { dirtySinks.removeAll(keepingCapacity: true) }
+        if let first { throw first }
+    }
+
+    func tickSinks() {
+        for (_, sink) in sinks {
+            do {
+                try sink?.tick(now: plugin.environment.clock.now())
+            } catch {
+                plugin.shared.sinkFailed()
+                plugin.log(.error, "sink failed", [("error", error.message)])
+            }
+        }
+    }
+
+    func recordDecisions(_ vm: OpaquePointer) throws(HostError) {
+        guard let record = scope.record else { throw HostError("there is no record here") }
+        returnValue(
+            vm,
+            .array(
+                record.decisions.map { decision in
+                    .table([
+                        ("id", .text(decision.plugin.id)), ("version", .text(decision.plugin.version)),
+                        ("hook", .text(decision.hook.name)), ("verdict", .text(decision.verdict.name)),
+                        ("text", .text(decision.detail?.text ?? "")), ("us", .integer(Int64(decision.microseconds))),
+                    ])
+                }))
+    }
+
+    func recordJSON(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        guard let record = scope.record else { throw HostError("there is no record here") }
+        var options = AuditJSONOptions()
+        if !a.isNil(1) {
+            guard let pairs = a.any(1).pairs else { throw HostError("options must be a table") }
+            for pair in pairs {
+                switch pair.key.string {
+                case "level":
+                    guard let text = pair.value.string, let level = AuditJSONOptions.Level(rawValue: text) else {
+                        throw HostError("level must be \"metadata\", \"keys\", \"keys+hash\" or \"full\"")
+                    }
+                    options.level = level
+                case "hash_key":
+                    guard case .handle(_, let number) = pair.value, plugin.secrets.indices.contains(Int(number) - 1) else {
+                        throw HostError("hash_key must be a secret of the configuration")
+                    }
+                    options.hashKey = plugin.secrets[Int(number) - 1]
+                case "key_hash":
+                    guard let items = pair.value.items else { throw HostError("key_hash must be an array of prefixes") }
+                    options.hashedPrefixes = items.compactMap(\.bytes)
+                case "extra":
+                    guard let pairs = pair.value.pairs else { throw HostError("extra must be a table") }
+                    options.extra = pairs
+                default: throw HostError("unknown option \(pair.key.described)")
+                }
+            }
+        }
+        var writer = AuditRecordJSON(options: options)
+        let line = writer.encode(record)
+        moonraft_vm_charge(vm, UInt64(line.count / 16 + 50))
+        returnBytes(vm, line)
+    }
+}
