@@ -1,8 +1,8 @@
 /// The membership in force at some applied index.
 ///
-/// Outside a joint configuration `votersOutgoing` and `learnersNext` are empty. All arrays are sorted
-/// and free of duplicates. Invariant: a member is in `voters` or in `learners`, never in both;
-/// `learnersNext` holds only members of `votersOutgoing`, who become learners when the joint
+/// Outside a joint configuration `votersOutgoing` and `learnersNext` are empty. All arrays are
+/// sorted and free of duplicates. Invariant: a member is in `voters` or in `learners`, never in
+/// both; `learnersNext` holds only members of `votersOutgoing`, who become learners when the joint
 /// configuration is left (etcd raft, confchange package).
 package struct ConfState: Sendable, Equatable {
     package private(set) var voters: [NodeID]
@@ -46,8 +46,8 @@ package struct ConfState: Sendable, Equatable {
 
     /// Whether the members obey the invariants stated at the type.
     ///
-    /// Used on what comes from a peer or a file. An empty membership is well formed: it is that of a
-    /// node which has not joined yet.
+    /// Used on what comes from a peer or a file. An empty membership is well formed: it is that of
+    /// a node which has not joined yet.
     package var isWellFormed: Bool {
         let all = voters + votersOutgoing + learners + learnersNext
         guard !all.contains(0), !voters.contains(where: learners.contains) else { return false }

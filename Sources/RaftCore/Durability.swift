@@ -1,11 +1,12 @@
 // How completions of asynchronous writes are matched to the log.
 //
 // A completion must not vouch for entries that have been overwritten since, not even if the same
-// entries have come back meanwhile: with A written, B over it, and A again, the first completion says
-// nothing about the third write, and a crash may leave B. So the batches form one sequence that
-// completes in order, and each outstanding batch remembers how far it still vouches for the log as it
-// stands. Overwriting from index i lowers that to i - 1 for all of them. In the example the first two
-// batches end up vouching for nothing at that index, and only the third one's completion counts.
+// entries have come back meanwhile: with A written, B over it, and A again, the first completion
+// says nothing about the third write, and a crash may leave B. So the batches form one sequence
+// that completes in order, and each outstanding batch remembers how far it still vouches for the
+// log as it stands. Overwriting from index i lowers that to i - 1 for all of them. In the example
+// the first two batches end up vouching for nothing at that index, and only the third one's
+// completion counts.
 
 /// The batches under way and the messages that wait for them.
 struct Durability: Sendable {
@@ -65,8 +66,8 @@ struct Durability: Sendable {
         }
     }
 
-    /// Completes all batches up to `sequence`; returns how far the log is durable by them, or nil when
-    /// there is nothing new.
+    /// Completes all batches up to `sequence`; returns how far the log is durable by them, or nil
+    /// when there is nothing new.
     mutating func acknowledge(through sequence: UInt64) -> LogIndex? {
         precondition(
             sequence <= handedOut, "batch \(sequence) completed, only \(handedOut) handed out")
@@ -78,8 +79,8 @@ struct Durability: Sendable {
         return index
     }
 
-    /// Keeps `message` until all that is known now is durable; returns it when that is so already, and
-    /// drops it when `limit` messages are waiting.
+    /// Keeps `message` until all that is known now is durable; returns it when that is so already,
+    /// and drops it when `limit` messages are waiting.
     mutating func hold(
         _ message: Message, hasUnwrittenState: Bool, limit: Int
     ) -> Message? {

@@ -26,7 +26,8 @@ package enum StepError: Error, Sendable, Equatable {
     case secondLeader(term: Term, known: NodeID, claims: NodeID)
     /// A leader wants to replace a committed entry. Safety is lost: stop this member.
     case conflictBelowCommit(index: LogIndex, commit: LogIndex)
-    /// The leader knows entries to be durable here that are not. Entries were lost: stop this member.
+    /// The leader knows entries to be durable here that are not. Entries were lost: stop this
+    /// member.
     case commitBeyondLog(commit: LogIndex, lastIndex: LogIndex)
     /// A snapshot in whose membership this member does not appear.
     case notInSnapshot

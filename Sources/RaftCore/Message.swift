@@ -1,7 +1,7 @@
 /// What members say to each other.
 ///
-/// Delivery may lose, repeat, delay and reorder messages. The host must have authenticated the sender
-/// and checked the cluster id; the core checks everything else.
+/// Delivery may lose, repeat, delay and reorder messages. The host must have authenticated the
+/// sender and checked the cluster id; the core checks everything else.
 package struct Message: Sendable, Equatable {
     package var from: NodeID
     package var to: NodeID
@@ -27,8 +27,8 @@ package struct Message: Sendable, Equatable {
         /// heartbeats within its term, for read requests.
         case heartbeat(commit: LogIndex, round: UInt64)
         case heartbeatResponse(round: UInt64)
-        /// Goes with the state machine's data, which the host streams beside it; the receiving host steps
-        /// the message once all data has arrived.
+        /// Goes with the state machine's data, which the host streams beside it; the receiving host
+        /// steps the message once all data has arrived.
         case snapshot(SnapshotMetadata)
         /// Answer to a leader of an older term, so that it steps down.
         case newerTerm
@@ -41,9 +41,9 @@ package struct Message: Sendable, Equatable {
 
     /// A committed entry that the sender knows of, said along with votes.
     ///
-    /// Whoever has this very entry may take it for committed. A member may need that to learn that a
-    /// membership change is in force: were it to count on members that are gone, it could not be elected,
-    /// and those that know better may be unable to lead (etcd issue 12359).
+    /// Whoever has this very entry may take it for committed. A member may need that to learn that
+    /// a membership change is in force: were it to count on members that are gone, it could not be
+    /// elected, and those that know better may be unable to lead (etcd issue 12359).
     package struct CommitPoint: Sendable, Equatable {
         package var index: LogIndex
         package var term: Term
@@ -114,8 +114,8 @@ package struct Message: Sendable, Equatable {
     package enum AppendResponse: Sendable, Equatable {
         /// The log agrees with the leader's up to `match`, durably.
         case accepted(match: LogIndex)
-        /// Nothing matched at `previous`; the logs can agree at `hintIndex` at best, where the receiver
-        /// has `hintTerm`.
+        /// Nothing matched at `previous`; the logs can agree at `hintIndex` at best, where the
+        /// receiver has `hintTerm`.
         case rejected(previous: LogIndex, hintIndex: LogIndex, hintTerm: Term)
     }
 }

@@ -1,4 +1,5 @@
-/// What the leader knows of one member's log, and what it may send next (etcd raft, tracker package).
+/// What the leader knows of one member's log, and what it may send next (etcd raft, tracker
+/// package).
 ///
 /// Invariant: `match < next`. The transitions all live here.
 package struct Progress: Sendable {
@@ -98,7 +99,8 @@ package struct Progress: Sendable {
         return isNews
     }
 
-    /// Notes that the peer refused the append after `previous`; its log may agree up to `candidate`.
+    /// Notes that the peer refused the append after `previous`; its log may agree up to
+    /// `candidate`.
     ///
     /// Returns whether the refusal was news and not an old message.
     mutating func rejected(previous: LogIndex, candidate: LogIndex) -> Bool {

@@ -1,6 +1,7 @@
 /// Majority arithmetic, for one set of voters and for the two of a joint configuration.
 ///
-/// An empty set agrees to everything, so that a configuration that is not joint needs no special case.
+/// An empty set agrees to everything, so that a configuration that is not joint needs no special
+/// case.
 enum Quorum {
     /// What the votes counted so far decide.
     enum Outcome: Equatable {
@@ -17,8 +18,8 @@ enum Quorum {
     static func reached(_ voters: [NodeID], _ value: (NodeID) -> UInt64) -> UInt64 {
         let count = voters.count
         guard count > 1 else { return voters.first.map(value) ?? .max }
-        // This runs for every acknowledgement: a sorted copy on the stack, no allocation. The buffer
-        // does not leave the closure and every element is written before it is read.
+        // This runs for every acknowledgement: a sorted copy on the stack, no allocation. The
+        // buffer does not leave the closure and every element is written before it is read.
         return withUnsafeTemporaryAllocation(of: UInt64.self, capacity: count) { sorted in
             for position in 0..<count {
                 let new = value(voters[position])

@@ -3,7 +3,8 @@ package struct RaftConfiguration: Sendable, Equatable {
     /// This member; never 0.
     package var id: NodeID
 
-    /// A follower campaigns after a random time in `electionTicks ..< 2 × electionTicks` of silence.
+    /// A follower campaigns after a random time in `electionTicks ..< 2 × electionTicks` of
+    /// silence.
     package var electionTicks: Int = 10
 
     /// The leader's heartbeat interval; must be less than `electionTicks`.
@@ -20,7 +21,8 @@ package struct RaftConfiguration: Sendable, Equatable {
     /// Payload bytes in one append message. One entry is always sent, however large.
     package var maxEntriesBytesPerMessage: Int = 1 << 20
 
-    /// Append messages under way to one peer. At the bound nothing more is sent until one is answered.
+    /// Append messages under way to one peer. At the bound nothing more is sent until one is
+    /// answered.
     package var maxInflightMessages: Int = 256
 
     /// Payload bytes proposed here and not yet handed out for applying. At the bound proposals are
@@ -33,8 +35,8 @@ package struct RaftConfiguration: Sendable, Equatable {
     /// Payload bytes handed out for applying in one `Ready`; the rest follows in the next ones.
     package var maxCommittedBytesPerReady: Int = 16 << 20
 
-    /// Entries kept behind the host's compaction point for peers that lag; a peer further behind gets
-    /// a snapshot.
+    /// Entries kept behind the host's compaction point for peers that lag; a peer further behind
+    /// gets a snapshot.
     package var maxRetainedEntries: Int = 5_000
 
     /// Read requests waiting for their quorum; further ones are refused.

@@ -56,8 +56,8 @@ extension RaftCore {
         }
     }
 
-    /// Answers a candidate. Everybody answers, whatever role: the candidate may know a later membership
-    /// in which this member votes.
+    /// Answers a candidate. Everybody answers, whatever role: the candidate may know a later
+    /// membership in which this member votes.
     mutating func answerVote(_ request: Message.VoteRequest, from candidate: NodeID, term asked: Term) {
         let isFree =
             vote == candidate || (vote == 0 && leader == nil)
@@ -93,8 +93,8 @@ extension RaftCore {
 
     /// Takes over that `point` is committed, if that entry is in the log.
     ///
-    /// Should this put a membership change in force, the election under way counts on the wrong members
-    /// and ends.
+    /// Should this put a membership change in force, the election under way counts on the wrong
+    /// members and ends.
     private mutating func learnCommitted(_ point: Message.CommitPoint) {
         guard role != .leader, point.index > commitIndex,
             log.term(at: point.index) == point.term

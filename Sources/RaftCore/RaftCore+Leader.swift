@@ -3,8 +3,8 @@
 extension RaftCore {
     /// Appends one entry for each payload, all or none, and returns their indices.
     ///
-    /// The payloads are shared, not copied. The entries belong to the present `term`; should another
-    /// entry appear at one of these indices, the proposal is lost.
+    /// The payloads are shared, not copied. The entries belong to the present `term`; should
+    /// another entry appear at one of these indices, the proposal is lost.
     package mutating func propose(
         _ payloads: [[UInt8]]
     ) throws(ProposalError) -> Range<LogIndex> {
@@ -79,7 +79,8 @@ extension RaftCore {
 
     /// Takes this member's own durable entries into account.
     ///
-    /// The leader sends entries while it writes them, and may not count itself before they are durable.
+    /// The leader sends entries while it writes them, and may not count itself before they are
+    /// durable.
     mutating func updateOwnProgress() {
         guard let position = position(of: id) else { return }
         progress[position].becomeSelf(stable: log.stableIndex, lastIndex: log.lastIndex)
@@ -87,8 +88,8 @@ extension RaftCore {
 
     /// Commits what a majority holds durably, if it reaches into the present term.
     ///
-    /// Entries of earlier terms are never committed by counting: a later leader might still replace them
-    /// (thesis figure 3.7). They follow the first entry of this term.
+    /// Entries of earlier terms are never committed by counting: a later leader might still replace
+    /// them (thesis figure 3.7). They follow the first entry of this term.
     mutating func advanceCommit() {
         guard role == .leader else { return }
         let progress = progress

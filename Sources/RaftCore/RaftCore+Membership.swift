@@ -6,8 +6,8 @@ extension RaftCore {
         _ change: ConfigChange
     ) throws(ProposalError) -> LogIndex {
         try checkMayPropose()
-        // One at a time, counting those that earlier leaders left in the log: two that overlap could
-        // create majorities that share no member.
+        // One at a time, counting those that earlier leaders left in the log: two that overlap
+        // could create majorities that share no member.
         guard unappliedConfigChanges.isEmpty else { throw .configChangePending }
         guard hasCommittedInTerm else { throw .notCommittedInTerm }
         do {
@@ -21,9 +21,10 @@ extension RaftCore {
 
     /// Puts the membership change at `index` in force and returns the new membership.
     ///
-    /// Everything up to `index` then counts as applied. Nil means that the host refuses the change, by a
-    /// rule all members share. A change that the present membership does not allow has no effect
-    /// either; as the membership at an index is the same everywhere, all members agree on that.
+    /// Everything up to `index` then counts as applied. Nil means that the host refuses the change,
+    /// by a rule all members share. A change that the present membership does not allow has no
+    /// effect either; as the membership at an index is the same everywhere, all members agree on
+    /// that.
     @discardableResult
     package mutating func applyConfigChange(
         _ change: ConfigChange?, at index: LogIndex
@@ -44,8 +45,8 @@ extension RaftCore {
 
     /// Proposes to leave a joint configuration that asks for it.
     ///
-    /// Called whenever the answer may have changed, above all by a new leader: its predecessor may have
-    /// failed before it came to that.
+    /// Called whenever the answer may have changed, above all by a new leader: its predecessor may
+    /// have failed before it came to that.
     mutating func leaveJointIfDue() {
         guard role == .leader, confState.isJoint, confState.autoLeave,
             unappliedConfigChanges.isEmpty, transferTarget == nil
@@ -55,10 +56,11 @@ extension RaftCore {
 
     /// Takes every membership change but the last one for committed.
     ///
-    /// The leader that proposed the last one had applied all before it. Knowing this is not a matter of
-    /// comfort: with two changes in the log and neither known to be committed, this member could be elected
-    /// by a majority of the oldest membership, which may share no member with one of the newest. A
-    /// commit index can get lost in a crash; the entries themselves cannot.
+    /// The leader that proposed the last one had applied all before it. Knowing this is not a
+    /// matter of comfort: with two changes in the log and neither known to be committed, this
+    /// member could be elected by a majority of the oldest membership, which may share no member
+    /// with one of the newest. A commit index can get lost in a crash; the entries themselves
+    /// cannot.
     mutating func commitEarlierChanges() {
         if let earlier = unappliedConfigChanges.dropLast().last { raiseCommit(to: earlier) }
     }
@@ -68,8 +70,8 @@ extension RaftCore {
         let known = progress
         progress = confState.members.map { member in
             if let progress = known.first(where: { $0.id == member }) { return progress }
-            // A new member counts as active, so that the next quorum check does not hold its silence
-            // against the leader before it had a chance to answer.
+            // A new member counts as active, so that the next quorum check does not hold its
+            // silence against the leader before it had a chance to answer.
             return Progress(
                 id: member, next: log.lastIndex + 1,
                 maxInflight: configuration.maxInflightMessages, isRecentlyActive: true)
@@ -88,8 +90,8 @@ extension RaftCore {
         rebuildProgress()
         guard role == .leader else { return }
         if !confState.isVoter(id) {
-            // Tell the others that the change is committed before giving up: once this member is gone,
-            // those that do not know it may be unable to elect anybody.
+            // Tell the others that the change is committed before giving up: once this member is
+            // gone, those that do not know it may be unable to elect anybody.
             for position in progress.indices { progress[position].requestAppend() }
             replicate()
             return becomeFollower(term: term, leader: nil)
@@ -102,8 +104,8 @@ extension RaftCore {
         confirmReads()
     }
 
-    /// Refuses to give a vote to a learner that is far behind: until it catches up, it would be missing
-    /// from every quorum it counts in.
+    /// Refuses to give a vote to a learner that is far behind: until it catches up, it would be
+    /// missing from every quorum it counts in.
     private func checkCaughtUp(_ change: ConfigChange) throws(ConfigChangeError) {
         let percent = UInt64(configuration.learnerPromotionPercent)
         for step in change.changes where step.kind == .addVoter {

@@ -26,7 +26,8 @@ extension RaftCore {
 
     /// Whether something must become durable that no batch has carried.
     ///
-    /// A new commit index alone does not count: losing it costs nothing but a round after a restart.
+    /// A new commit index alone does not count: losing it costs nothing but a round after a
+    /// restart.
     var hasUnwrittenState: Bool {
         log.hasNewEntries || durability.snapshot != nil
             || durability.writtenTerm != term || durability.writtenVote != vote
@@ -34,9 +35,9 @@ extension RaftCore {
 
     /// Sends `body` once everything that this member knows now is durable.
     ///
-    /// All votes and all answers that make a promise go this way, and so do vote requests: were they
-    /// to leave earlier, a crash could take log entries or the term away from a candidate that had
-    /// already been judged by them, and a late vote would then count for a shorter log.
+    /// All votes and all answers that make a promise go this way, and so do vote requests: were
+    /// they to leave earlier, a crash could take log entries or the term away from a candidate that
+    /// had already been judged by them, and a late vote would then count for a shorter log.
     mutating func sendWhenDurable(_ body: Message.Body, to: NodeID, term: Term) {
         let message = Message(from: id, to: to, term: term, body: body)
         if let released = durability.hold(
@@ -88,8 +89,8 @@ struct Outbox: Sendable {
     var readStates: [ReadState] = []
     var abandonedReads: [UInt64] = []
     var reportedSoftState = SoftState(role: .follower, term: 0, leader: nil)
-    /// The leader may have appends or heartbeats to make; they are made when the `Ready` is taken, so
-    /// that everything proposed until then shares a message.
+    /// The leader may have appends or heartbeats to make; they are made when the `Ready` is taken,
+    /// so that everything proposed until then shares a message.
     var isReplicationDue = false
 
     var hasContent: Bool {

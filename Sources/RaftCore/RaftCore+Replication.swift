@@ -7,7 +7,8 @@ extension RaftCore {
         progress[position].becameUnreachable()
     }
 
-    /// Notes how the transfer of a snapshot to `peer` ended; without this nothing more is sent to it.
+    /// Notes how the transfer of a snapshot to `peer` ended; without this nothing more is sent to
+    /// it.
     package mutating func snapshotReported(to peer: NodeID, succeeded: Bool) {
         guard role == .leader, peer != id, let position = position(of: peer) else { return }
         progress[position].snapshotReported(succeeded: succeeded)
@@ -82,7 +83,8 @@ extension RaftCore {
         progress[position].isRecentlyActive = true
         switch response {
         case .rejected(let previous, let hintIndex, let hintTerm):
-            // The peer has `hintTerm` at `hintIndex`: skip our entries of later terms below it at once.
+            // The peer has `hintTerm` at `hintIndex`: skip our entries of later terms below it at
+            // once.
             let candidate = log.lastIndex(upTo: hintIndex, termAtMost: hintTerm)
             if progress[position].rejected(previous: previous, candidate: candidate) {
                 progress[position].requestAppend()
@@ -122,7 +124,8 @@ extension RaftCore {
             return answer(.accepted(match: commitIndex), to: leader)
         }
         guard log.term(at: request.previousIndex) == request.previousTerm else {
-            // What is committed here agrees with every leader's log, so there is no need to look lower.
+            // What is committed here agrees with every leader's log, so there is no need to look
+            // lower.
             let hint = max(
                 commitIndex,
                 log.lastIndex(
@@ -141,8 +144,8 @@ extension RaftCore {
         answer(.accepted(match: lastNew), to: leader)
     }
 
-    /// Answers the leader's heartbeat. This makes no promise about the log, so it need not wait for a
-    /// slow disk.
+    /// Answers the leader's heartbeat. This makes no promise about the log, so it need not wait for
+    /// a slow disk.
     mutating func acceptHeartbeat(commit: LogIndex, round: UInt64) throws(StepError) {
         guard let leader else { return }
         guard commit <= log.lastIndex else {

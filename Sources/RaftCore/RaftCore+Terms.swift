@@ -63,9 +63,9 @@ extension RaftCore {
 
     /// Tells the sender of an outdated message which term we are in, where that helps it on.
     ///
-    /// A leader of an old term must learn it, or a member that came back with a higher term would ignore
-    /// it for ever while everybody else follows it. A candidate of an old term must learn it, or it would
-    /// go on asking in vain.
+    /// A leader of an old term must learn it, or a member that came back with a higher term would
+    /// ignore it for ever while everybody else follows it. A candidate of an old term must learn
+    /// it, or it would go on asking in vain.
     mutating func answerLowerTerm(_ message: Message) {
         switch message.body {
         case .append, .heartbeat, .snapshot:

@@ -1,8 +1,8 @@
 // Consensus on one log (Ongaro and Ousterhout; section numbers refer to Ongaro's thesis of 2014).
 //
-// `RaftCore` decides and never acts. It is a value: ticks, messages, proposals and completions go in,
-// and `takeReady()` hands out what the host must do. It knows no clock, disk, network or thread, and
-// the same inputs with the same seed give the same outputs.
+// `RaftCore` decides and never acts. It is a value: ticks, messages, proposals and completions go
+// in, and `takeReady()` hands out what the host must do. It knows no clock, disk, network or
+// thread, and the same inputs with the same seed give the same outputs.
 //
 // The host's duties
 //
@@ -92,9 +92,10 @@ package struct RaftCore: Sendable {
 
     /// Starts a member from what it had made durable.
     ///
-    /// A new cluster: every founder starts with `HardState.founding`, `RaftLog.founding`, applied index 1
-    /// and the same membership. A member that joins a running cluster starts with `HardState()`,
-    /// `RaftLog()`, applied index 0 and no membership, and receives a snapshot first.
+    /// A new cluster: every founder starts with `HardState.founding`, `RaftLog.founding`, applied
+    /// index 1 and the same membership. A member that joins a running cluster starts with
+    /// `HardState()`, `RaftLog()`, applied index 0 and no membership, and receives a snapshot
+    /// first.
     ///
     /// - Parameters:
     ///   - hardState: as last written. A term behind that of the log's last entry is that of a batch cut
@@ -192,13 +193,14 @@ package struct RaftCore: Sendable {
         }
     }
 
-    /// Starts an election now instead of waiting for the timeout; does nothing if this member leads or
-    /// may not lead.
+    /// Starts an election now instead of waiting for the timeout; does nothing if this member leads
+    /// or may not lead.
     package mutating func campaign() {
         campaign(configuration.preVote ? .preVote : .vote)
     }
 
-    /// Notes that all batches up to `sequence` are durable, in this order, and releases what waited.
+    /// Notes that all batches up to `sequence` are durable, in this order, and releases what
+    /// waited.
     ///
     /// Repeated and old calls are ignored.
     package mutating func persisted(through sequence: UInt64) {
@@ -262,8 +264,8 @@ extension RaftCore {
     /// Whether the applied membership contains this member in any role.
     package var isMember: Bool { confState.contains(id) }
 
-    /// Whether this leader has committed an entry of its own term; before, it knows neither the true
-    /// commit index nor may it change the membership.
+    /// Whether this leader has committed an entry of its own term; before, it knows neither the
+    /// true commit index nor may it change the membership.
     package var hasCommittedInTerm: Bool {
         role == .leader && log.term(at: commitIndex) == term
     }

@@ -10,8 +10,8 @@
 /// The entries after the compaction point, with what is known of their durability.
 ///
 /// Appending and dropping at the front are amortised constant time per entry, lookups are constant
-/// time. The entries lie in one array behind `head`, the number of dropped slots; a dropped slot gives
-/// up its payload at once and its room when half of the array is dropped.
+/// time. The entries lie in one array behind `head`, the number of dropped slots; a dropped slot
+/// gives up its payload at once and its room when half of the array is dropped.
 package struct RaftLog: Sendable {
     private static let minSlotsBeforeShift = 1_024
     private static let vacant = Entry(index: 0, term: 0, data: [])
@@ -49,9 +49,9 @@ package struct RaftLog: Sendable {
 
     /// The log of a founding member that never ran.
     ///
-    /// The founding membership stands at index 1 of term 1, as if by a snapshot. A member that joins
-    /// later starts with an empty log at index 0, so it cannot be fed entries alone: it gets a snapshot,
-    /// and with it the membership that the founders were configured with.
+    /// The founding membership stands at index 1 of term 1, as if by a snapshot. A member that
+    /// joins later starts with an empty log at index 0, so it cannot be fed entries alone: it gets
+    /// a snapshot, and with it the membership that the founders were configured with.
     package static let founding = RaftLog(foundingIndex: 1, term: 1)
 
     private init(foundingIndex: LogIndex, term: Term) {
@@ -100,7 +100,8 @@ package struct RaftLog: Sendable {
         return slots[slot(index)]
     }
 
-    /// The entries `from ... through`, cut after `maxBytes` of payload but never before the first one.
+    /// The entries `from ... through`, cut after `maxBytes` of payload but never before the first
+    /// one.
     ///
     /// Both ends must lie in the log. The array is a copy; the payloads are shared.
     func entries(from: LogIndex, through: LogIndex, maxBytes: Int = .max) -> [Entry] {
@@ -172,8 +173,8 @@ package struct RaftLog: Sendable {
 
     /// Replaces everything by a snapshot that stands at `(index, term)`.
     ///
-    /// `stableIndex` keeps naming the part of the old log that is durable and, being committed, agrees
-    /// with the snapshot; the snapshot itself counts once `markStable` says so.
+    /// `stableIndex` keeps naming the part of the old log that is durable and, being committed,
+    /// agrees with the snapshot; the snapshot itself counts once `markStable` says so.
     mutating func reset(index: LogIndex, term: Term, committed: LogIndex) {
         slots = []
         head = 0
@@ -195,9 +196,9 @@ package struct RaftLog: Sendable {
 
     /// The last index up to `index` whose term is at most `term`, found by bisection.
     ///
-    /// This is where two logs can agree at best if the other one has `term` at `index`, so one rejected
-    /// append skips a whole term. The answer can be the compaction point, or below it when even that has
-    /// a later term.
+    /// This is where two logs can agree at best if the other one has `term` at `index`, so one
+    /// rejected append skips a whole term. The answer can be the compaction point, or below it when
+    /// even that has a later term.
     func lastIndex(upTo index: LogIndex, termAtMost term: Term) -> LogIndex {
         guard snapshotTerm <= term else { return snapshotIndex == 0 ? 0 : snapshotIndex - 1 }
         var low = snapshotIndex

@@ -1,16 +1,16 @@
 // Linearizable reads without log entries (thesis 6.4).
 //
-// A leader notes its commit index when a read arrives and must then make sure that it still led at that
-// moment. It numbers its heartbeats in rounds; a read belongs to the next round that is sent, and
-// once a quorum has answered that round or a later one, no other leader can have committed anything
-// before the read arrived. Answers name the round and count only in the term they were given in, so an
-// answer to an earlier question can never be taken for one to a later question, however long it was
-// under way and whatever numbers the host uses for its requests.
+// A leader notes its commit index when a read arrives and must then make sure that it still led at
+// that moment. It numbers its heartbeats in rounds; a read belongs to the next round that is sent,
+// and once a quorum has answered that round or a later one, no other leader can have committed
+// anything before the read arrived. Answers name the round and count only in the term they were
+// given in, so an answer to an earlier question can never be taken for one to a later question,
+// however long it was under way and whatever numbers the host uses for its requests.
 //
 // Followers ask the leader, all reads of one `Ready` under one number. Asking again under the same
-// number is harmless: any answer the leader ever gives to it names an index that was noted after the
-// reads arrived. Numbers start at a random place in each run, so an answer meant for an earlier run
-// finds nobody.
+// number is harmless: any answer the leader ever gives to it names an index that was noted after
+// the reads arrived. Numbers start at a random place in each run, so an answer meant for an earlier
+// run finds nobody.
 
 /// The read requests of one member, as leader or as follower.
 struct ReadRequests: Sendable {
@@ -47,9 +47,6 @@ struct ReadRequests: Sendable {
 
     init(firstID: UInt64) { nextID = firstID }
 
-    /// How many reads wait here.
-    var count: Int { pending.count + deferred.count + forwarded.reduce(0) { $0 + $1.contexts.count } }
-
     /// The round that a read arriving now belongs to.
     mutating func joinRound() -> UInt64 {
         isRoundDue = true
@@ -67,8 +64,8 @@ struct ReadRequests: Sendable {
 
 extension RaftCore {
     /// Asks for an index such that a read served after it is applied sees every write that was
-    /// acknowledged before this call. The answer comes in `Ready.readStates`, or the context comes back in
-    /// `Ready.abandonedReads` when leadership changes.
+    /// acknowledged before this call. The answer comes in `Ready.readStates`, or the context comes
+    /// back in `Ready.abandonedReads` when leadership changes.
     ///
     /// Only the leader's authority is needed here, never a clock.
     package mutating func readIndex(context: UInt64) throws(ReadIndexError) {
@@ -142,8 +139,8 @@ extension RaftCore {
         reads.pending.removeSubrange(..<end)
     }
 
-    /// Lets the reads proceed that waited for the first commit of the term: only now does the leader
-    /// know how far its predecessors had committed.
+    /// Lets the reads proceed that waited for the first commit of the term: only now does the
+    /// leader know how far its predecessors had committed.
     mutating func startDeferredReads() {
         guard !reads.deferred.isEmpty, hasCommittedInTerm else { return }
         let deferred = reads.deferred

@@ -20,7 +20,8 @@ package struct PersistBatch: Sendable, Equatable {
     package var sequence: UInt64
     /// Replaces the whole log: every entry written before, of any index, is void.
     package var snapshot: SnapshotMetadata?
-    /// Contiguous. If the first one's index was written before, it and all after it are overwritten.
+    /// Contiguous. If the first one's index was written before, it and all after it are
+    /// overwritten.
     package var entries: [Entry]
     /// To be written after the entries; nil when unchanged.
     package var hardState: HardState?
@@ -38,8 +39,8 @@ package struct ReadState: Sendable, Equatable {
     }
 }
 
-/// Everything the host has to do, as of one call of `RaftCore.takeReady()`. Each thing is handed out
-/// once. The duties that go with each field are listed in RaftCore.swift.
+/// Everything the host has to do, as of one call of `RaftCore.takeReady()`. Each thing is handed
+/// out once. The duties that go with each field are listed in RaftCore.swift.
 package struct Ready: Sendable, Equatable {
     /// Set when role, term or leader changed.
     package var softState: SoftState?

@@ -46,7 +46,8 @@ import Testing
             try #require(log.handedOutIndex <= log.lastIndex)
             try #require(log.stableIndex <= log.handedOutIndex)
             let probe = dropped.index + UInt64(random.below(model.count + 3))
-            let expected = probe == dropped.index
+            let expected =
+                probe == dropped.index
                 ? dropped.term : model.first { $0.index == probe }?.term
             try #require(log.term(at: probe) == expected)
             let limit = term &- UInt64(random.below(3))
@@ -73,7 +74,8 @@ import Testing
         #expect(log.entries(from: 5, through: 4).isEmpty)
     }
 
-    /// Dropping the front entry by entry must not move the rest each time, nor keep dropped payloads.
+    /// Dropping the front entry by entry must not move the rest each time, nor keep dropped
+    /// payloads.
     @Test func compactionReleasesPayloads() throws {
         var log = try RaftLog()
         for _ in 0..<5_000 { log.append(term: 1, kind: .normal, data: [1]) }
@@ -253,7 +255,8 @@ import Testing
         #expect(core.appliedIndex == 3)
     }
 
-    /// Random messages with extreme numbers from members and strangers: every one is handled or refused.
+    /// Random messages with extreme numbers from members and strangers: every one is handled or
+    /// refused.
     @Test func hostileMessagesNeverTrap() throws {
         var random = SimulationRandom(seed: 11)
         var refused = 0

@@ -3,8 +3,8 @@ import Testing
 
 /// One test for each known way to get Raft wrong, in the order of a list kept from published bug
 /// reports. The names begin with the number in that list; what is missing there concerns the host:
-/// 17 snapshot files, 23 deterministic apply, 25 cluster and member ids. Members are driven by scenario
-/// commands, and their state is asked for directly.
+/// 17 snapshot files, 23 deterministic apply, 25 cluster and member ids. Members are driven by
+/// scenario commands, and their state is asked for directly.
 @Suite struct PitfallTests {
     /// A cluster whose member 1 leads term 2, with entry 2 applied everywhere.
     private func cluster(_ options: String = "voters=1,2,3") throws -> Scenario {
@@ -238,8 +238,8 @@ import Testing
     }
 
     @Test func p11_allChangesButTheLastInALogAreCommitted() throws {
-        // Who proposed the second one had applied the first. A commit index lost in a crash must not
-        // let this member decide by the oldest membership.
+        // Who proposed the second one had applied the first. A commit index lost in a crash must
+        // not let this member decide by the oldest membership.
         let entries = [ConfigChange.Step(.addVoter, 4), .init(.addVoter, 5)].enumerated().map {
             Entry(
                 index: UInt64($0 + 2), term: 1, kind: .configChange,
@@ -263,7 +263,8 @@ import Testing
     }
 
     @Test func p12_learnerFirstKeepsTheQuorumWhole() throws {
-        // From one voter to two, by way of a learner: until it is promoted its silence costs nothing.
+        // From one voter to two, by way of a learner: until it is promoted its silence costs
+        // nothing.
         var scenario = try cluster("voters=1 join=2")
         try scenario.play("cut 2\nchange 1 learner=2\nquietly\npropose 1 a\nquietly")
         #expect(scenario[1].machine.commands == ["a"])
@@ -491,5 +492,7 @@ import Testing
 
 extension String {
     /// How often `part` occurs.
-    fileprivate func components(_ part: String) -> Int { split(separator: part, omittingEmptySubsequences: false).count - 1 }
+    fileprivate func components(_ part: String) -> Int {
+        split(separator: part, omittingEmptySubsequences: false).count - 1
+    }
 }

@@ -270,14 +270,16 @@ struct Scenario {
         case "newerterm": body = .newerTerm
         case "timeoutnow": body = .timeoutNow
         case "heartbeat": body = .heartbeat(commit: 0, round: 1)
-        case "prevote": body = .voteRequest(
-            .init(
-                isPreVote: true, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
-                known: .init(index: 0, term: 0)))
-        case "vote": body = .voteRequest(
-            .init(
-                isPreVote: false, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
-                known: .init(index: 0, term: 0)))
+        case "prevote":
+            body = .voteRequest(
+                .init(
+                    isPreVote: true, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
+                    known: .init(index: 0, term: 0)))
+        case "vote":
+            body = .voteRequest(
+                .init(
+                    isPreVote: false, isTransfer: false, lastIndex: 100, lastTerm: term - 1,
+                    known: .init(index: 0, term: 0)))
         case "append":
             // prev=1@1 commit=1 2@2=A …
             let previous = words[3].dropFirst("prev=".count).split(separator: "@").map(String.init)

@@ -1,9 +1,9 @@
 import Foundation
 import Testing
 
-/// Each file in testdata tells a story of one cluster: commands, and after `----` what they print. The
-/// whole trace is compared. `REWRITE=1 swift test` writes the present traces into the files; review the
-/// difference before keeping it.
+/// Each file in testdata tells a story of one cluster: commands, and after `----` what they print.
+/// The whole trace is compared. `REWRITE=1 swift test` writes the present traces into the files;
+/// review the difference before keeping it.
 @Suite struct ScenarioTests {
     private static let folder = URL(fileURLWithPath: #filePath)
         .deletingLastPathComponent().appendingPathComponent("testdata")
@@ -36,8 +36,8 @@ import Testing
         }
     }
 
-    /// Blocks are separated by empty lines. In a block, comments and commands come first, then `----` and
-    /// the output of the commands.
+    /// Blocks are separated by empty lines. In a block, comments and commands come first, then
+    /// `----` and the output of the commands.
     private func replay(_ text: String) throws -> String {
         var scenario = Scenario()
         var result: [String] = []

@@ -59,8 +59,8 @@ struct SimulationFailure: Error, CustomStringConvertible {
     var description: String { "seed \(seed), step \(step): \(what)" }
 }
 
-/// A cluster on a bad network with crashing members. All choices come from one seed. The promises of
-/// Raft (thesis figure 3.2) are checked after every input of every member.
+/// A cluster on a bad network with crashing members. All choices come from one seed. The promises
+/// of Raft (thesis figure 3.2) are checked after every input of every member.
 struct Simulation {
     let seed: UInt64
     private(set) var hosts: [TestHost] = []
@@ -108,7 +108,8 @@ struct Simulation {
         leaderTermSeen = Array(repeating: 0, count: total)
     }
 
-    /// Makes trouble for `steps` steps, then heals everything and demands that the cluster converges.
+    /// Makes trouble for `steps` steps, then heals everything and demands that the cluster
+    /// converges.
     mutating func run(steps: Int) throws {
         for _ in 0..<steps {
             step += 1
@@ -170,7 +171,8 @@ struct Simulation {
         restarts += 1
         try hosts[target].restart(seed: random.next())
         let core = hosts[target].core
-        // The commit index may go back to what was durable, but never below what was applied durably.
+        // The commit index may go back to what was durable, but never below what was applied
+        // durably.
         commitSeen[target] = core.commitIndex
         leaderTermSeen[target] = 0
     }
@@ -267,6 +269,13 @@ struct Simulation {
         for entry in ready.committed where history[Int(entry.index) - 2] != entry {
             throw failure("\(hosts[target].core.id) applies \(trace(entry))")
         }
+        let disk = hosts[target].disk
+        for entry in ready.committed where entry.index > disk.snapshotIndex {
+            let position = Int(entry.index - disk.snapshotIndex) - 1
+            if position >= disk.entries.count || disk.entries[position] != entry {
+                throw failure("\(hosts[target].core.id) applies \(trace(entry)) before it is durable")
+            }
+        }
     }
 
     // MARK: Promises
@@ -275,8 +284,8 @@ struct Simulation {
         SimulationFailure(seed: seed, step: step, what: what)
     }
 
-    /// Checks one member after an input: election safety, leader completeness, commit monotonic, and
-    /// that what it takes for committed is what everybody takes for committed.
+    /// Checks one member after an input: election safety, leader completeness, commit monotonic,
+    /// and that what it takes for committed is what everybody takes for committed.
     private mutating func check(_ target: Int) throws {
         let core = hosts[target].core
         if core.role == .leader, leaderTermSeen[target] != core.term {
@@ -374,8 +383,9 @@ struct Simulation {
                 try check(position)
             }
             for _ in 0..<4 { try settleOnce() }
-            guard let leader = hosts.filter({ $0.core.role == .leader })
-                .max(by: { $0.core.term < $1.core.term })
+            guard
+                let leader = hosts.filter({ $0.core.role == .leader })
+                    .max(by: { $0.core.term < $1.core.term })
             else { continue }
             if proposedTerm != leader.core.term {
                 let position = Int(leader.core.id) - 1

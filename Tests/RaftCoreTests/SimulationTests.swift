@@ -1,10 +1,10 @@
 import Foundation
 import Testing
 
-/// Random runs: drop, duplicate, reorder, partition, crash with loss of what was not synced, torn last
-/// batches, restarts, membership changes, transfers, compaction. The promises of Raft are checked after
-/// every input, and each run must converge once the trouble ends. A failure names its seed;
-/// `Simulation(seed:)` replays it.
+/// Random runs: drop, duplicate, reorder, partition, crash with loss of what was not synced, torn
+/// last batches, restarts, membership changes, transfers, compaction. The promises of Raft are
+/// checked after every input, and each run must converge once the trouble ends. A failure names its
+/// seed; `Simulation(seed:)` replays it.
 @Suite struct SimulationTests {
     static let seedsPerBlock: UInt64 = 20
     /// `BLOCKS=n` runs n blocks of seeds instead, `FIRST=n` starts at block n.

@@ -93,7 +93,8 @@ struct TestHost {
             appliedIndex: machine.appliedIndex, randomSeed: seed)
     }
 
-    /// Takes what is ready, queues it for the disk, applies it, and returns what goes to the network.
+    /// Takes what is ready, queues it for the disk, applies it, and returns what goes to the
+    /// network.
     mutating func takeReady() -> (ready: Ready, sent: [Envelope]) {
         let ready = core.takeReady()
         let sent = ready.messages.map { message in
@@ -147,8 +148,8 @@ struct TestHost {
         disk.compact(through: core.log.snapshotIndex)
     }
 
-    /// Stops without warning. The first `batches` unsynced batches reach the disk, and `tornEntries`
-    /// entries of the one after them.
+    /// Stops without warning. The first `batches` unsynced batches reach the disk, and
+    /// `tornEntries` entries of the one after them.
     mutating func crash(keeping batches: Int = 0, tornEntries: Int = 0) {
         for (batch, data) in unsynced.prefix(batches) { write(batch, data) }
         if let (batch, _) = unsynced.dropFirst(batches).first, batch.snapshot == nil {
