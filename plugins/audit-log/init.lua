@@ -1,0 +1,118 @@
+-- Writes one line of JSON for each stage of each request.
+--
+-- How much of a request is written is decided for each of its operations by the first rule that matches it;
+-- the record takes the highest of these levels. So nobody hides a write by putting it into one transaction
+-- with others, nor by a range that begins below a quiet prefix and ends elsewhere.
+local RANK = { ["none"] = 0, ["metadata"] = 1, ["keys"] = 2, ["keys+hash"] = 3, ["full"] = 4 }
+
+local rules = {}
+local levels = {} -- options of rec:json by rank; none for rank 0
+local default_rank
+local out
+local failure -- why the last record was not written, or nil
+
+local function set(names)
+  if not names then return nil end
+  local result = {}
+  for _, name in ipairs(names) do result[name] = true end
+  return result
+end
+
+local function has_role(rule, rec)
+  for _, role in ipairs(rule.roles) do
+    if rec:has_role(role) then return true end
+  end
+  return false
+end
+
+-- Whether a rule concerns the request as a whole. With users and roles, one of them is enough.
+local function concerns(rule, rec)
+  if rule.rpcs and not rule.rpcs[rec.rpc] then return false end
+  if rule.denied ~= nil and rule.denied == rec.allowed then return false end
+  if not rule.users and not rule.roles then return true end
+  return rule.users and rule.users[rec.user or ""] or rule.roles and has_role(rule, rec)
+end
+
+-- "within": every key of the operation lies below one of the prefixes; "touches": some key may.
+local function place(op, prefixes)
+  local touches
+  for _, prefix in ipairs(prefixes) do
+    if op:within(prefix) then return "within" end
+    touches = touches or op:touches(prefix)
+  end
+  return touches and "touches"
+end
+
+local function rank_of_op(op, mine)
+  local rank = 0
+  for _, rule in ipairs(mine) do
+    local where = not rule.prefixes and "within" or place(op, rule.prefixes)
+    if where and rule.rank > rank then rank = rule.rank end
+    if where == "within" then return rank end
+  end
+  return math.max(rank, default_rank)
+end
+
+local function rank_of(rec)
+  if #rules == 0 then return default_rank end
+  local mine = {}
+  for _, rule in ipairs(rules) do
+    if concerns(rule, rec) then
+      mine[#mine + 1] = rule
+      if not rule.prefixes then break end -- nothing gets past it
+    end
+  end
+  if #rec == 0 then
+    for _, rule in ipairs(mine) do
+      if not rule.prefixes then return rule.rank end
+    end
+    return default_rank
+  end
+  local rank = 0
+  for _, op in rec:ops() do
+    rank = math.max(rank, rank_of_op(op, mine))
+    if rank == RANK["full"] then break end
+  end
+  return rank
+end
+
+local M = {}
+
+function M.init(conf)
+  default_rank = RANK[conf.level]
+  for i, rule in ipairs(conf.rules) do
+    rules[i] = {
+      rank = RANK[rule.level], rpcs = set(rule.rpcs), prefixes = rule.prefixes, users = set(rule.users),
+      roles = rule.roles, denied = rule.denied,
+    }
+  end
+  for level, rank in pairs(RANK) do
+    if rank > 0 then
+      levels[rank] = {
+        level = level, hash_key = conf.hash_key, key_hash = conf.key_hash,
+        extra = next(conf.labels) and conf.labels or nil,
+      }
+    end
+  end
+  out = sink.open{
+    path = conf.path, max_bytes = conf.max_bytes, max_age = conf.max_age, max_files = conf.max_files,
+    sync = conf.sync, chain = conf.chain, chain_key = conf.chain_key,
+  }
+  return true
+end
+
+function M.audit(rec)
+  local options = levels[rank_of(rec)]
+  if not options then return true end
+  local ok, problem = out:write(rec:json(options))
+  failure = problem
+  if not ok then return false, problem end
+  return true
+end
+
+function M.health()
+  if failure then return false, "the last record was not written: " .. failure end
+  return true
+end
+
+return M
