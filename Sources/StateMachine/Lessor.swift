@@ -189,7 +189,6 @@ final class Lessor {
             return .checkpointFirst(Command.leaseCheckpoint([(id: id, remainingSeconds: 0)]))
         }
         lease.expiry = now.adding(seconds: lease.ttlSeconds)
-        if lease.checkpointAt == nil { scheduleCheckpoint(lease, now: now) }
         return .renewed(ttlSeconds: lease.ttlSeconds)
     }
 

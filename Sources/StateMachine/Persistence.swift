@@ -13,7 +13,8 @@ package struct PendingCommit: Sendable {
     package var records: PendingRecords?
     /// Records that compaction takes away; may name records of this same commit.
     package var deletedRevisions: [Revision]
-    /// By bucket and key, each key once; `meta` is always among them.
+    /// Each key once, bucket by bucket and in the order of the keys (members by id); `meta` is always
+    /// among them.
     package var changes: [BucketChange]
     /// The last entry that this commit contains.
     package var appliedIndex: UInt64
@@ -44,37 +45,7 @@ extension StateMachine {
     /// `store.beginBatch()` or is between batches.
     package func freeze() -> PendingCommit? {
         let records = store.freezePending()
-        var changes: [BucketChange] = []
-        for id in lessor.changed {
-            changes.append(
-                BucketChange(
-                    bucket: .lease, key: StateBytes.bigEndian(UInt64(bitPattern: id)),
-                    value: lessor.lease(id)?.record))
-        }
-        for alarm in persistence.alarms {
-            var key = ByteWriter(capacity: 16)
-            alarm.encode(into: &key)
-            changes.append(
-                BucketChange(
-                    bucket: .alarm, key: key.bytes,
-                    value: alarmSet.contains(alarm) ? [] : nil))
-        }
-        for id in persistence.members {
-            changes.append(
-                BucketChange(
-                    bucket: .members, key: StateBytes.hex(id),
-                    value: memberByID[id].map { member in
-                        var writer = ByteWriter(capacity: 64)
-                        member.encode(into: &writer)
-                        return writer.bytes
-                    }))
-        }
-        if persistence.clusterVersion {
-            changes.append(
-                BucketChange(
-                    bucket: .cluster, key: [UInt8](StateKey.clusterVersion.utf8),
-                    value: clusterVersion.map { [UInt8]($0.utf8) }))
-        }
+        var changes = stateChanges()
         let isUnchanged =
             records == nil && changes.isEmpty && persistence.deletedRevisions.isEmpty
             && appliedIndex == persistence.frozenIndex
@@ -82,12 +53,7 @@ extension StateMachine {
             && store.finishedCompactRevision == persistence.frozenFinishedCompactRevision
         if isUnchanged { return nil }
 
-        changes.append(contentsOf: metaChanges)
-        // Sets have no order; a commit has.
-        changes.sort {
-            $0.bucket != $1.bucket
-                ? $0.bucket < $1.bucket : $0.key.lexicographicallyPrecedes($1.key)
-        }
+        changes.append(contentsOf: metaChanges())
         let commit = PendingCommit(
             records: records, deletedRevisions: persistence.deletedRevisions, changes: changes,
             appliedIndex: appliedIndex, appliedTerm: appliedTerm)
@@ -103,29 +69,68 @@ extension StateMachine {
         return commit
     }
 
-    private var metaChanges: [BucketChange] {
+    /// What changed outside `meta`, bucket by bucket, each in the order of its keys. Sets have no
+    /// order; a commit has.
+    private func stateChanges() -> [BucketChange] {
+        var changes: [BucketChange] = []
+        changes.reserveCapacity(lessor.changed.count)
+        for alarm in persistence.alarms.sorted() {
+            var key = ByteWriter(capacity: 16)
+            alarm.encode(into: &key)
+            changes.append(
+                BucketChange(
+                    bucket: .alarm, key: key.bytes, value: alarmSet.contains(alarm) ? [] : nil))
+        }
+        if persistence.clusterVersion {
+            changes.append(
+                BucketChange(
+                    bucket: .cluster, key: [UInt8](StateKey.clusterVersion.utf8),
+                    value: clusterVersion.map { [UInt8]($0.utf8) }))
+        }
+        for id in lessor.changed.map(UInt64.init(bitPattern:)).sorted() {
+            changes.append(
+                BucketChange(
+                    bucket: .lease, key: StateBytes.bigEndian(id),
+                    value: lessor.lease(Int64(bitPattern: id))?.record))
+        }
+        for id in persistence.members.sorted() {
+            changes.append(
+                BucketChange(
+                    bucket: .members, key: StateBytes.hex(id),
+                    value: memberByID[id].map { member in
+                        var writer = ByteWriter(capacity: 64)
+                        member.encode(into: &writer)
+                        return writer.bytes
+                    }))
+        }
+        return changes
+    }
+
+    /// All of `meta`; a handful of pairs, so they are written every time.
+    private func metaChanges() -> [BucketChange] {
         func meta(_ key: String, _ value: [UInt8]) -> BucketChange {
             BucketChange(bucket: .meta, key: [UInt8](key.utf8), value: value)
         }
         var changes = [
-            meta(StateKey.appliedIndex, StateBytes.bigEndian(appliedIndex)),
-            meta(StateKey.appliedTerm, StateBytes.bigEndian(appliedTerm)),
             meta(StateKey.confState, confState),
+            meta(StateKey.appliedIndex, StateBytes.bigEndian(appliedIndex)),
             meta(
                 StateKey.currentRevision,
                 StateBytes.bigEndian(UInt64(bitPattern: store.currentRevision))),
         ]
-        let compacted = store.compactRevision
-        if compacted >= 0 {
-            changes.append(
-                meta(StateKey.scheduledCompactRevision, StateBytes.revision(compacted)))
-        }
         if store.finishedCompactRevision >= 0 {
             changes.append(
                 meta(
                     StateKey.finishedCompactRevision,
                     StateBytes.revision(store.finishedCompactRevision)))
         }
+        if store.compactRevision >= 0 {
+            changes.append(
+                meta(
+                    StateKey.scheduledCompactRevision,
+                    StateBytes.revision(store.compactRevision)))
+        }
+        changes.append(meta(StateKey.appliedTerm, StateBytes.bigEndian(appliedTerm)))
         return changes
     }
 

@@ -18,17 +18,13 @@
 // not stored: the key index names the lease of every key.
 
 /// A named database of the backend, besides `key`.
-package enum StateBucket: String, CaseIterable, Sendable, Comparable {
+package enum StateBucket: String, CaseIterable, Sendable {
     case meta
     case lease
     case alarm
     case members
     case membersRemoved = "members_removed"
     case cluster
-
-    package static func < (left: StateBucket, right: StateBucket) -> Bool {
-        left.rawValue < right.rawValue
-    }
 }
 
 /// Keys of bucket `meta` and `cluster`.
@@ -65,7 +61,7 @@ package struct BucketChange: Equatable, Sendable {
 /// Fixed-width forms of numbers in keys and values.
 enum StateBytes {
     static func bigEndian(_ number: UInt64) -> [UInt8] {
-        (0..<8).map { UInt8(truncatingIfNeeded: number &>> (56 &- 8 &* UInt64($0))) }
+        withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) }
     }
 
     static func number(_ bytes: UnsafeRawBufferPointer) -> UInt64? {

@@ -6,10 +6,20 @@ import MVCC
 /// Carries out transactions of ranges at one pinned revision, so that comparisons and ranges see
 /// the same state whatever is applied meanwhile.
 package enum TxnReader {
-    /// Keys per read of a comparison over a range.
+    /// How often to read in chunks, giving the store's lock back in between, before the lock is kept
+    /// throughout. Only a compaction that overtakes the pinned revision makes a second attempt.
+    static let chunkedAttempts = 2
+    /// Keys per chunk of a comparison over a range.
     static let compareChunkKeys: Int64 = 1000
-    /// How often to start again when a compaction overtook the pinned revision.
-    static let attempts = 8
+
+    private typealias RangeReading = (RangeQuery, inout ByteWriter) throws(MVCCError) ->
+        RangeResult
+
+    /// What the pinned revision is, and what its comparisons of single keys say.
+    private struct Look {
+        var revision: Int64
+        var holds: Bool
+    }
 
     /// Appends fields 2 and 3 of TxnResponse.
     ///
@@ -21,66 +31,44 @@ package enum TxnReader {
         into writer: inout ByteWriter
     ) throws(ApplyError) -> Int64 {
         let start = writer.count
-        var left = attempts
-        while true {
-            left -= 1
-            var revision: Int64 = 0
+        for _ in 0..<chunkedAttempts {
+            let look = store.withSnapshot(reader: reader) { Self.look(request, &$0) }
             do throws(ApplyError) {
-                try execute(
-                    request, at: &revision, store: store, reader: reader, into: &writer)
-                return revision
+                try answer(
+                    request, look, compactRevision: store.compactRevision, into: &writer
+                ) { (query, writer) throws(MVCCError) in
+                    try store.range(query, reader: reader, into: &writer)
+                }
+                return look.revision
             } catch {
                 writer.bytes.removeSubrange(start...)
-                // A range at a revision that the client named fails for good.
-                if error == .compacted, revision < store.compactRevision, left > 0 { continue }
-                throw error
+                // A revision that the client named is refused for good.
+                if error != .compacted || look.revision >= store.compactRevision { throw error }
             }
+        }
+        do throws(ApplyError) {
+            return try store.withSnapshot(reader: reader) { (snapshot) throws(ApplyError) in
+                let look = Self.look(request, &snapshot)
+                try answer(
+                    request, look, compactRevision: snapshot.compactRevision, into: &writer
+                ) { (query, writer) throws(MVCCError) in
+                    try snapshot.range(query, into: &writer)
+                }
+                return look.revision
+            }
+        } catch {
+            writer.bytes.removeSubrange(start...)
+            throw error
         }
     }
 
-    private static func execute(
-        _ request: TxnRequestView, at start: inout Int64, store: MVCCStore,
-        reader: RecordReader, into writer: inout ByteWriter
-    ) throws(ApplyError) {
-        // Comparisons of single keys need one short look; what may be long is read in chunks at the
-        // revision of that look.
-        let look = store.withSnapshot(reader: reader) { snapshot in
-            Look(
-                revision: snapshot.revision,
-                holds: request.compare.allSatisfy {
-                    !$0.rangeEnd.isEmpty || holds($0, in: &snapshot)
-                })
+    /// Comparisons of single keys need one short look.
+    private static func look(_ request: TxnRequestView, _ snapshot: inout StoreSnapshot) -> Look {
+        var holds = true
+        for compare in request.compare where holds && compare.rangeEnd.isEmpty {
+            holds = Self.holds(compare, in: &snapshot)
         }
-        let revision = look.revision
-        start = revision
-        var succeeded = look.holds
-        for compare in request.compare where succeeded && !compare.rangeEnd.isEmpty {
-            succeeded = try holds(compare, at: revision, store: store, reader: reader)
-        }
-        let operations = succeeded ? request.success : request.failure
-        for case .range(let range) in operations where range.revision != 0 {
-            if range.revision > revision { throw .futureRevision }
-            if range.revision < store.compactRevision { throw .compacted }
-        }
-        writer.bool(2, succeeded)
-        for case .range(var range) in operations {
-            if range.revision <= 0 { range.revision = revision }
-            let start = writer.count
-            writer.innerHeader(revision: revision)
-            do throws(MVCCError) {
-                let result = try store.range(RangeQuery(range), reader: reader, into: &writer)
-                writer.bool(3, result.more)
-                writer.int64(4, result.count)
-            } catch {
-                throw ApplyError(error)
-            }
-            writer.closeResponse(from: start, field: ResponseField.range)
-        }
-    }
-
-    private struct Look {
-        var revision: Int64
-        var holds: Bool
+        return Look(revision: snapshot.revision, holds: holds)
     }
 
     private static func holds(_ compare: CompareView, in snapshot: inout StoreSnapshot) -> Bool {
@@ -96,9 +84,39 @@ package enum TxnReader {
         }
     }
 
+    /// What may be long is read at the revision of the look.
+    private static func answer(
+        _ request: TxnRequestView, _ look: Look, compactRevision: Int64,
+        into writer: inout ByteWriter, reading: RangeReading
+    ) throws(ApplyError) {
+        var succeeded = look.holds
+        for compare in request.compare where succeeded && !compare.rangeEnd.isEmpty {
+            succeeded = try holds(compare, at: look.revision, reading: reading)
+        }
+        let operations = succeeded ? request.success : request.failure
+        for case .range(let range) in operations where range.revision != 0 {
+            if range.revision > look.revision { throw .futureRevision }
+            if range.revision < compactRevision { throw .compacted }
+        }
+        writer.bool(2, succeeded)
+        for case .range(var range) in operations {
+            if range.revision <= 0 { range.revision = look.revision }
+            let start = writer.count
+            writer.innerHeader(revision: look.revision)
+            do throws(MVCCError) {
+                let result = try reading(RangeQuery(range), &writer)
+                writer.bool(3, result.more)
+                writer.int64(4, result.count)
+            } catch {
+                throw ApplyError(error)
+            }
+            writer.closeResponse(from: start, field: ResponseField.range)
+        }
+    }
+
     /// A comparison over a range, in chunks.
     private static func holds(
-        _ compare: CompareView, at revision: Int64, store: MVCCStore, reader: RecordReader
+        _ compare: CompareView, at revision: Int64, reading: RangeReading
     ) throws(ApplyError) -> Bool {
         var chunk = ByteWriter(capacity: 256)
         var next = [UInt8](compare.key)
@@ -112,7 +130,7 @@ package enum TxnReader {
                 query.revision = revision
                 query.limit = compareChunkKeys
                 do throws(MVCCError) {
-                    more = try store.range(query, reader: reader, into: &chunk).more
+                    more = try reading(query, &chunk).more
                 } catch {
                     failure = ApplyError(error)
                 }

@@ -16,6 +16,15 @@ import Testing
         #expect(first?.appliedIndex == 1)
         #expect(first?.records == nil)
         #expect(machine.state.freeze() == nil)
+        machine.grant(1, ttl: 60)
+        machine.alarm(.activate, .noSpace)
+        machine.apply(Command.clusterVersion("3.6.0"))
+        machine.apply(
+            Command.memberUpdate(Member(id: 1, name: "m", peerURLs: [], clientURLs: [])))
+        #expect(machine.state.freeze()?.changes.filter { $0.bucket != .meta }.count == 4)
+        machine.apply([])
+        #expect(machine.state.freeze()?.changes.allSatisfy { $0.bucket == .meta } == true)
+        #expect(machine.state.freeze() == nil)
         machine.state.confState = [1, 2]
         #expect(machine.state.freeze()?.changes.contains {
             $0.key == bytes("confState") && $0.value == [1, 2]

@@ -94,7 +94,7 @@ struct RandomCommands {
         case ..<95: return Command.compact(revision: revision - Int64(random.below(12)))
         case ..<98 where alarms:
             return Command.alarm(
-                random.chance(12) ? .activate : .deactivate, member: UInt64(random.below(2)),
+                random.chance(20) ? .activate : .deactivate, member: UInt64(random.below(2)),
                 type: random.chance(50) ? .noSpace : .corrupt)
         case ..<99:
             return Command.memberUpdate(

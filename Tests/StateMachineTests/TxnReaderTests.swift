@@ -1,8 +1,10 @@
 // Property: a read-only transaction answered on a reading thread says what the same transaction says
 // when it is applied. Method: the same transaction both ways.
 
+import Glibc
 import KVCodec
 import MVCC
+import Synchronization
 import Testing
 
 @testable import StateMachine
@@ -75,5 +77,72 @@ import Testing
     @Test func anEmptyStoreAnswersToo() throws {
         let machine = Machine()
         #expect(try read(machine, Txn(then: [.get(Get("a", revision: -1))])) == "then {get@1 [] of 0}")
+    }
+
+    @Test func allPartsSeeOneStateWhileAnotherThreadWrites() throws {
+        // The writer keeps the pairs of a range equal, in one transaction each, and compacts all the
+        // time; the reader must see them equal and never hear of the compaction.
+        let shared = Shared()
+        shared.write("0")
+        var thread = pthread_t()
+        let started = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                let shared = Unmanaged<Shared>.fromOpaque(argument).takeRetainedValue()
+                var round = 0
+                while !shared.finished.load(ordering: .acquiring) {
+                    round += 1
+                    let revision = shared.write("\(round)")
+                    if round % 3 == 0 { shared.machine.compact(revision) }
+                }
+                return nil
+            }, Unmanaged.passRetained(shared).toOpaque())
+        try #require(started == 0)
+        for _ in 0..<200_000 where shared.revisions.count < 60 { shared.read() }
+        shared.finished.store(true, ordering: .releasing)
+        pthread_join(thread, nil)
+        #expect(shared.revisions.count == 60)
+    }
+}
+
+/// A machine that one thread writes to while another one reads.
+private final class Shared: @unchecked Sendable {
+    let machine = Machine()
+    let finished = Atomic<Bool>(false)
+    private let store: MVCCStore
+    private let reader = MemoryReader(MemoryBackend())
+    private let keys = ["k1", "k2", "k3"]
+    private let message: [UInt8]
+    private(set) var revisions: Set<Int64> = []
+
+    init() {
+        store = machine.store
+        message = Txn(
+            [Compare("k1", "k9", Outcome.greater, .version(0))],
+            then: keys.map { .get(Get($0)) } + [.get(Get("k", "l"))]
+        ).message
+    }
+
+    @discardableResult
+    func write(_ value: String) -> Int64 {
+        machine.txn(Txn(then: keys.map { .put(Put($0, value)) })).revision
+    }
+
+    /// All six pairs of the reply show the same value and the header's revision.
+    func read() {
+        message.withUnsafeBytes { bytes in
+            var reply = ByteWriter()
+            do {
+                let revision = try TxnReader.execute(
+                    try TxnRequestView(bytes), store: store, reader: reader, into: &reply)
+                revisions.insert(revision)
+                let text = try Reply.txn(reply.bytes)
+                let pair = "=\(revision - 2)(c2 m\(revision) "
+                #expect(text.split(separator: pair, omittingEmptySubsequences: false).count == 7)
+            } catch {
+                Issue.record("\(error)")
+            }
+        }
     }
 }

@@ -235,6 +235,12 @@ import Testing
         }
         #expect(
             try machine.reply(
+                Txn(then: [
+                    .delete(Delete("b", "\0")), .delete(Delete("c", "\0")),
+                    .put(Put("b", ignoreValue: true)),
+                ])) == "keyNotFound")
+        #expect(
+            try machine.reply(
                 Txn(then: [.delete(Delete("b", "\0")), .put(Put("a", ignoreValue: true))]))
                 == "then {delete@6 2; put@6}")
         #expect(
