@@ -80,4 +80,40 @@ import Testing
         #expect(wal.statistics.segmentsRecycled > 10)
         #expect(wal.segmentCount < 4)
     }
+
+    /// The next segment is asked for from the middle of the current one on, made in bounded steps,
+    /// and taken by the cut without making another.
+    @Test func preparation() throws {
+        let disk = MemoryDisk()
+        let configuration = WALConfiguration(segmentBytes: 3 << 20)
+        let wal = try WAL.create(
+            disk: disk, directory: "/wal", configuration: configuration, metadata: testMetadata)
+        try wal.append(WALHardState(term: 1, vote: 1))
+        #expect(!wal.needsPreparation)
+        try wal.append(entries(1...1, term: 1, bytes: 1_600_000)[0])
+        try wal.flush()
+        #expect(wal.needsPreparation)
+        var steps = 0
+        while wal.needsPreparation {
+            let before = disk.operations.count
+            try wal.prepareSegment()
+            #expect(disk.operations.count - before <= 2)
+            steps += 1
+        }
+        #expect(steps == 4)
+        #expect(try wal.prepareSegment() == false)
+        let before = disk.operations.count
+        try wal.append(entries(2...2, term: 1, bytes: 1_600_000)[0])
+        try wal.flush()
+        #expect(wal.statistics.segmentsCut == 1)
+        #expect(!disk.operations[before...].contains(.preallocate))
+        #expect(try openLog(disk.clone(), configuration: configuration).replay.lastIndex == 2)
+        #expect(throws: WALError.entryTooLarge(bytes: 3 << 20, limit: configuration.maxEntryBytes)) {
+            try wal.append(entries(3...3, term: 1, bytes: 3 << 20)[0])
+        }
+        // The refused entry left nothing behind, and the largest one fits.
+        try wal.append(entries(3...3, term: 1, bytes: configuration.maxEntryBytes)[0])
+        try wal.flush()
+        #expect(try openLog(disk.clone(), configuration: configuration).replay.lastIndex == 3)
+    }
 }

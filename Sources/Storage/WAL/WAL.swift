@@ -89,9 +89,14 @@ package final class WAL {
     package var segmentCount: Int { segments.count }
     /// The lowest index that the segments on disk may hold.
     package var firstIndex: UInt64 { segments[0].firstIndex }
-    /// True when the next segment is not prepared yet; see `prepareSegment`.
+    /// True when the current segment is half full and the next one is not ready; see
+    /// `prepareSegment`.
     package var needsPreparation: Bool {
-        spare.map { $0.written < UInt64(configuration.segmentBytes) } ?? true
+        !isPrepared && fileOffset >= UInt64(configuration.segmentBytes / 2)
+    }
+
+    private var isPrepared: Bool {
+        spare.map { $0.written >= UInt64(configuration.segmentBytes) } ?? false
     }
 
     // MARK: - Appending
@@ -226,7 +231,7 @@ package final class WAL {
                 self.spare?.written += step
             }
         }
-        return needsPreparation
+        return !isPrepared
     }
 
     /// The zeros written by one step of `prepareSegment`.
