@@ -19,8 +19,10 @@ final class Lease {
     var queuedAt: LeaseTime?
     /// Handed out for revocation, not yet revoked.
     var revokePending = false
-    /// Where the lease stands in the checkpoint queue.
+    /// When to write the remaining time down next; nil when there is no need to.
     var checkpointAt: LeaseTime?
+    /// Where the lease stands in the checkpoint queue, as `queuedAt` does for expiry.
+    var checkpointQueuedAt: LeaseTime?
     /// A checkpoint was handed out and not seen applied since.
     var checkpointPending = false
 

@@ -18,6 +18,12 @@ struct LeaseQueue {
 
     mutating func removeAll() { heap.removeAll() }
 
+    /// Drops the entries that are no good any more.
+    mutating func keep(where isGood: (Entry) -> Bool) {
+        // A sorted array is a heap.
+        heap = heap.filter(isGood).sorted()
+    }
+
     mutating func insert(_ entry: Entry) {
         heap.append(entry)
         var child = heap.count - 1

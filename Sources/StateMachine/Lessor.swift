@@ -92,7 +92,32 @@ final class Lessor {
         guard let lease = leases.removeValue(forKey: id) else { return }
         if lease.revokePending { outstandingRevokes -= 1 }
         changed.insert(id)
+        dropStaleEntries()
     }
+
+    /// Entries of leases that are gone would stay until their time comes, which may be never. A
+    /// queue holds at most twice as many as there are leases, and some.
+    private func dropStaleEntries() {
+        let limit = 2 * leases.count + Self.spareQueueEntries
+        if expiries.count > limit {
+            expiries.keep { isQueued($0) }
+        }
+        if retries.count > limit {
+            retries.keep { isQueued($0) }
+        }
+        if checkpoints.count > limit {
+            checkpoints.keep { leases[$0.id]?.checkpointQueuedAt == $0.time }
+        }
+    }
+
+    private func isQueued(_ entry: LeaseQueue.Entry) -> Bool {
+        leases[entry.id]?.queuedAt == entry.time
+    }
+
+    private static let spareQueueEntries = 64
+
+    /// Entries in all queues, stale ones included.
+    var queuedCount: Int { expiries.count + retries.count + checkpoints.count }
 
     /// Notes the remaining time of a lease; 0 takes the note back. Unknown leases are passed over,
     /// for a revocation may have come first.
@@ -153,6 +178,7 @@ final class Lessor {
         for lease in leases.values {
             lease.queuedAt = nil
             lease.checkpointAt = nil
+            lease.checkpointQueuedAt = nil
             lease.revokePending = false
             lease.checkpointPending = false
         }
@@ -282,8 +308,16 @@ final class Lessor {
             let entry = checkpoints.first, entry.time <= now
         {
             checkpoints.removeFirst()
-            guard let lease = leases[entry.id], lease.checkpointAt == entry.time else { continue }
+            guard let lease = leases[entry.id], lease.checkpointQueuedAt == entry.time,
+                let time = lease.checkpointAt
+            else { continue }
+            lease.checkpointQueuedAt = nil
             lease.checkpointAt = nil
+            if time > now {
+                // Put off since it was queued.
+                setCheckpoint(lease, at: time)
+                continue
+            }
             let left = lease.expiry.milliseconds(since: now)
             if left <= 0 { continue }
             // Rounded up: a lease must not end early.
@@ -308,7 +342,10 @@ final class Lessor {
     }
 
     private func setCheckpoint(_ lease: Lease, at time: LeaseTime) {
+        // Times only move on, so that an entry that is there already comes early enough.
         lease.checkpointAt = time
+        if lease.checkpointQueuedAt != nil { return }
+        lease.checkpointQueuedAt = time
         checkpoints.insert(LeaseQueue.Entry(time: time, id: lease.id))
     }
 

@@ -74,10 +74,12 @@ import Testing
             "grant": machine.grant(100 + machine.clock, ttl: 60).error,
             "revoke": machine.revoke(5).error,
             "checkpoint": machine.apply(
-                Command.leaseCheckpoint([(id: 6, remainingSeconds: 3)])).error,
+                Command.leaseCheckpoint([(id: 6, remainingSeconds: 3)])
+            ).error,
             "compact": machine.compact(machine.store.currentRevision).error,
             "member": machine.apply(
-                Command.memberUpdate(Member(id: 1, name: "m", peerURLs: [], clientURLs: []))).error,
+                Command.memberUpdate(Member(id: 1, name: "m", peerURLs: [], clientURLs: []))
+            ).error,
             "version": machine.apply(Command.clusterVersion("3.6.\(machine.clock)")).error,
             "alarm": machine.alarm(.get, nil).error,
         ]

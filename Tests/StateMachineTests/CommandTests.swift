@@ -37,10 +37,11 @@ import Testing
         }
     }
 
-    @Test(arguments: [
-        [1], [1, 1, 0], [0, 1, 0, 0], [2, 1, 0, 0], [1, 0, 0, 0], [1, 11, 0, 0], [1, 255, 0, 0],
-        [1, 1, 3, 0], [1, 1, 0, 1],
-    ] as [[UInt8]])
+    @Test(
+        arguments: [
+            [1], [1, 1, 0], [0, 1, 0, 0], [2, 1, 0, 0], [1, 0, 0, 0], [1, 11, 0, 0], [1, 255, 0, 0],
+            [1, 1, 3, 0], [1, 1, 0, 1],
+        ] as [[UInt8]])
     func otherHeadersAreUnknown(_ entry: [UInt8]) {
         let machine = Machine()
         let result = machine.apply(entry)

@@ -238,6 +238,29 @@ import Testing
         #expect(machine.clock < 60_000)
     }
 
+    @Test func queuesDoNotGrowWithLeasesThatComeAndGo() throws {
+        let machine = leader()
+        machine.grant(1, ttl: 9_000_000_000)
+        for id in 2...3000 as ClosedRange<Int64> {
+            machine.grant(id, ttl: 9_000_000_000)
+            machine.revoke(id)
+        }
+        // A client that asks again and again while a checkpoint is taken back.
+        machine.clock = 300_000
+        #expect(machine.state.leaseCheckpoints(now: machine.now) != nil)
+        for _ in 0..<1000 {
+            machine.clock += 1
+            _ = machine.state.leaseRenew(1, now: machine.now)
+        }
+        #expect(machine.state.lessor.queuedCount < 200)
+        // What remains is still in order.
+        machine.grant(5000, ttl: 1)
+        machine.clock += 1000
+        #expect(machine.state.expiredLeases(now: machine.now, max: 9) == [5000])
+        machine.clock += 300_000
+        #expect(try checkpoints(machine.state.leaseCheckpoints(now: machine.now)).count == 1)
+    }
+
     // MARK: Leadership
 
     @Test func withoutLeadershipNothingExpires() {

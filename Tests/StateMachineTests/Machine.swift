@@ -29,8 +29,7 @@ final class MemoryBackend: StateReader {
         }
     }
 
-    private func insert(_ revision: Revision, _ isTombstone: Bool, _ bytes: UnsafeRawBufferPointer)
-    {
+    private func insert(_ revision: Revision, _ isTombstone: Bool, _ bytes: UnsafeRawBufferPointer) {
         let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 1)
         copy.copyMemory(from: bytes)
         records[revision] = Record(isTombstone: isTombstone, bytes: UnsafeRawBufferPointer(copy))

@@ -26,9 +26,10 @@ import Testing
         #expect(machine.state.freeze()?.changes.allSatisfy { $0.bucket == .meta } == true)
         #expect(machine.state.freeze() == nil)
         machine.state.confState = [1, 2]
-        #expect(machine.state.freeze()?.changes.contains {
-            $0.key == bytes("confState") && $0.value == [1, 2]
-        } == true)
+        #expect(
+            machine.state.freeze()?.changes.contains {
+                $0.key == bytes("confState") && $0.value == [1, 2]
+            } == true)
         #expect(machine.state.freeze() == nil)
     }
 
@@ -203,8 +204,9 @@ import Testing
         backend.put(.lease, [0, 0, 0, 0, 0, 0, 0, 9], writer.bytes)
         let machine = try Machine(restoring: backend)
         machine.state.promote(now: machine.now, extendMilliseconds: .max)
-        #expect(machine.state.leaseTimeToLive(9, now: machine.now, withKeys: false)?
-            .grantedTTLSeconds == 9_000_000_000)
+        #expect(
+            machine.state.leaseTimeToLive(9, now: machine.now, withKeys: false)?
+                .grantedTTLSeconds == 9_000_000_000)
         #expect(machine.state.expiredLeases(now: machine.now, max: 9) == [])
     }
 }

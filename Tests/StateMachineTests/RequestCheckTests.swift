@@ -292,7 +292,8 @@ private func naiveOverlap(_ operations: [Operation]) -> (puts: Set<String>, dele
         for key in universe {
             let isIn =
                 delete.end.isEmpty
-                ? key == delete.key : bytesPrecede(delete.key, key, orEqual: true)
+                ? key == delete.key
+                : bytesPrecede(delete.key, key, orEqual: true)
                     && bytesPrecede(key, delete.end, orEqual: false)
             if isIn { deletes.insert(key) }
         }

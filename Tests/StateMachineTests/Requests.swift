@@ -175,8 +175,7 @@ struct Txn {
     var success: [Operation] = []
     var failure: [Operation] = []
 
-    init(_ compare: [Compare] = [], then success: [Operation] = [], else failure: [Operation] = [])
-    {
+    init(_ compare: [Compare] = [], then success: [Operation] = [], else failure: [Operation] = []) {
         self.compare = compare
         self.success = success
         self.failure = failure

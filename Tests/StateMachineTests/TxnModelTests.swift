@@ -126,7 +126,7 @@ private struct Model {
         let taken = path.removeFirst()
         for operation in taken ? txn.success : txn.failure {
             switch operation {
-            case .get(let get): 
+            case .get(let get):
                 if get.revision > revision { throw Refusal(error: .futureRevision) }
             case .put(let put):
                 if put.lease != 0, !leases.contains(put.lease) {

@@ -118,10 +118,11 @@ private final class Shared: @unchecked Sendable {
 
     init() {
         store = machine.store
-        message = Txn(
-            [Compare("k1", "k9", Outcome.greater, .version(0))],
-            then: keys.map { .get(Get($0)) } + [.get(Get("k", "l"))]
-        ).message
+        message =
+            Txn(
+                [Compare("k1", "k9", Outcome.greater, .version(0))],
+                then: keys.map { .get(Get($0)) } + [.get(Get("k", "l"))]
+            ).message
     }
 
     @discardableResult
