@@ -26,7 +26,8 @@ final class ClientCall {
     /// An incomplete message is always let through, so one longer than the window can arrive.
     var queuedBytes = 0
     var heldBytes = 0
-    private let event: (ClientStreamEvent) -> Void
+    /// Dropped with the last event: it usually refers back to whoever holds this call.
+    private var event: ((ClientStreamEvent) -> Void)?
 
     private var httpStatus = 0
     private var contentTypeIsGRPC = false
@@ -113,7 +114,7 @@ final class ClientCall {
             }
             guard bytes.count - offset - 5 >= length else { break }
             if !consumesAtOnce { queuedBytes += 5 + length }
-            event(.message(Array(bytes[offset + 5..<offset + 5 + length])))
+            event?(.message(Array(bytes[offset + 5..<offset + 5 + length])))
             offset += 5 + length
         }
         return offset
@@ -129,7 +130,7 @@ final class ClientCall {
     }
 
     func noteWritable() {
-        event(.writable)
+        event?(.writable)
     }
 
     /// The stream is gone; `lost` is the status if the server sent none.
@@ -140,7 +141,8 @@ final class ClientCall {
         deadlineTask?.cancel()
         deadlineTask = nil
         output.removeAll()
-        event(.closed(finalStatus(lost), trailers: trailers))
+        event?(.closed(finalStatus(lost), trailers: trailers))
+        event = nil
     }
 
     private func finalStatus(_ lost: RPCStatus) -> RPCStatus {

@@ -93,7 +93,12 @@ package final class RPCServer: Sendable {
     /// Stops listening and cuts every connection. Waits until that is done.
     package func close() throws {
         for listener in takeListeners() { try? listener.close().wait() }
-        for loop in loops { try loop.eventLoop.submit { loop.closeAll() }.wait() }
+        for (loop, box) in zip(loops, httpHandlers) {
+            try loop.eventLoop.submit {
+                loop.closeAll()
+                box.handler = nil
+            }.wait()
+        }
     }
 
     /// `beginDrain`, waits until all connections have ended or `drainTimeout` has passed, `close`.

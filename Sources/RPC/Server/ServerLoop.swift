@@ -189,8 +189,11 @@ package final class ServerLoop: @unchecked Sendable {
 
     var openConnections: Int { connections.count }
 
+    /// Cuts every connection and lets go of the services, which usually refer back to this loop.
     func closeAll() {
         for connection in Array(connections.values) { connection.closeNow() }
+        routes = RouteTable([])
+        userState = nil
     }
 }
 

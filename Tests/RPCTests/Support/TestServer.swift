@@ -150,7 +150,7 @@ final class TestServer {
         defer { client.close() }
         guard
             case .success(let reply) = client.unary(
-                TestMethod.echo.path, [1, 2, 3], timeout: .seconds(5))
+                TestMethod.echo.path, [1, 2, 3], timeout: .seconds(20))
         else { return false }
         return reply.message == [1, 2, 3]
     }
