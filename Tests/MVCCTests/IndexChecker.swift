@@ -5,6 +5,15 @@ import Testing
 
 @testable import MVCC
 
+/// `#expect` without its cost for the many conditions that hold.
+@inline(__always)
+func must(
+    _ condition: Bool, _ message: @autoclosure () -> String = "broken invariant",
+    at location: SourceLocation = #_sourceLocation
+) {
+    if !condition { Issue.record(Comment(rawValue: message()), sourceLocation: location) }
+}
+
 extension KeyIndex {
     /// All entries in order, after checking every node on the way.
     @discardableResult
@@ -17,26 +26,26 @@ extension KeyIndex {
             _ node: IndexNode, level: Int, from: Bytes?, to: Bytes?
         ) -> Int {
             nodeCount += 1
-            #expect(node.isLeaf == (level == depth))
-            #expect(node.count <= IndexNode.capacity)
-            #expect(node.count > 0 || depth == 0, "empty node")
+            must(node.isLeaf == (level == depth))
+            must(node.count <= IndexNode.capacity)
+            must(node.count > 0 || depth == 0, "empty node")
             let first = node.isLeaf ? 0 : 1
             let prefix = Bytes(
                 UnsafeRawBufferPointer(start: node.prefix, count: node.prefixLength))
             var last: Bytes?
             for position in first..<max(first, node.count) {
                 let key = Bytes(node.key(position))
-                #expect(key.starts(with: prefix), "prefix of \(printable(key))")
+                must(key.starts(with: prefix), "prefix of \(printable(key))")
                 let head = key.withUnsafeBytes { IndexNode.head($0, node.prefixLength) }
-                #expect(node.heads[position] == head, "head of \(printable(key))")
-                if let last { #expect(last.lexicographicallyPrecedes(key)) }
-                if let from { #expect(!key.lexicographicallyPrecedes(from)) }
-                if let to { #expect(key.lexicographicallyPrecedes(to)) }
+                must(node.heads[position] == head, "head of \(printable(key))")
+                if let last { must(last.lexicographicallyPrecedes(key)) }
+                if let from { must(!key.lexicographicallyPrecedes(from)) }
+                if let to { must(key.lexicographicallyPrecedes(to)) }
                 last = key
             }
             for position in node.count..<IndexNode.capacity {
-                #expect(node.heads[position] == .max)
-                #expect(node.slots[position] == nil)
+                must(node.heads[position] == .max)
+                must(node.slots[position] == nil)
             }
             if node.isLeaf {
                 leaves.append(node)
@@ -44,22 +53,22 @@ extension KeyIndex {
                 for position in 0..<node.count {
                     let bit: UInt64 = 1 << UInt64(position)
                     let entry = node.entry(position)
-                    #expect((node.live & bit != 0) == entry.isLive)
-                    #expect((node.dirty & bit != 0) == entry.isDirty)
+                    must((node.live & bit != 0) == entry.isLive)
+                    must((node.dirty & bit != 0) == entry.isDirty)
                     live += entry.isLive ? 1 : 0
                     checkVersions(entry)
                 }
-                #expect(node.live & ~KeyIndex.lowBits(node.count) == 0)
-                #expect(node.dirty & ~KeyIndex.lowBits(node.count) == 0)
+                must(node.live & ~KeyIndex.lowBits(node.count) == 0)
+                must(node.dirty & ~KeyIndex.lowBits(node.count) == 0)
                 return live
             }
-            #expect(node.slots[0] == nil && node.heads[0] == 0)
+            must(node.slots[0] == nil && node.heads[0] == 0)
             var sum = 0
             for position in 0..<node.count {
                 let begin = position == 0 ? from : Bytes(node.key(position))
                 let end = position + 1 < node.count ? Bytes(node.key(position + 1)) : to
                 let live = check(node.child(position), level: level + 1, from: begin, to: end)
-                #expect(live == node.counts[position], "live keys below a child")
+                must(live == node.counts[position], "live keys below a child")
                 sum += live
                 if position > 0 { separatorBytes += KeyArena.rounded(4 + node.key(position).count) }
             }
@@ -67,22 +76,22 @@ extension KeyIndex {
         }
 
         let live = check(root, level: 0, from: nil, to: nil)
-        #expect(live == liveCount)
+        must(live == liveCount)
         checkLinks(leaves)
         let entries = leaves.flatMap { leaf in (0..<leaf.count).map { leaf.entry($0) } }
-        #expect(entries.count == entryCount)
-        #expect(entries.reduce(0) { $0 + $1.olderCount } == olderCount)
-        #expect(nodeCount == usage.nodes, "nodes leaked")
+        must(entries.count == entryCount)
+        must(entries.reduce(0) { $0 + $1.olderCount } == olderCount)
+        must(nodeCount == usage.nodes, "nodes leaked")
         let used = entries.reduce(separatorBytes) { $0 + memory($1) }
-        #expect(used == usage.arenaBytes, "arena bytes leaked")
+        must(used == usage.arenaBytes, "arena bytes leaked")
         return entries
     }
 
     private func checkLinks(_ leaves: [IndexNode]) {
-        #expect(firstLeaf == leaves.first)
+        must(firstLeaf == leaves.first)
         for (position, leaf) in leaves.enumerated() {
-            #expect(leaf.next == (position + 1 < leaves.count ? leaves[position + 1] : nil))
-            #expect(leaf.previous == (position > 0 ? leaves[position - 1] : nil))
+            must(leaf.next == (position + 1 < leaves.count ? leaves[position + 1] : nil))
+            must(leaf.previous == (position > 0 ? leaves[position - 1] : nil))
         }
     }
 
@@ -90,17 +99,17 @@ extension KeyIndex {
         var last: Revision?
         for position in 0..<entry.olderCount {
             let version = entry.older(position)
-            if let last { #expect(last < version.revision) }
+            if let last { must(last < version.revision) }
             last = version.revision
         }
-        if let last { #expect(last < entry.revision) }
+        if let last { must(last < entry.revision) }
     }
 
     private func memory(_ entry: KeyEntry) -> Int {
         var size = KeyArena.rounded(KeyEntry.keyOffset + entry.keyLength)
         if let block = entry.raw.load(fromByteOffset: 32, as: UnsafeRawPointer?.self) {
             let capacity = Int(block.load(fromByteOffset: 4, as: UInt32.self))
-            #expect(capacity >= entry.olderCount)
+            must(capacity >= entry.olderCount)
             size += KeyArena.rounded(8 + 16 * capacity)
         }
         return size
