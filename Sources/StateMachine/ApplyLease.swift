@@ -30,7 +30,7 @@ extension StateMachine {
         try refuseWhenCorrupt()
         guard let lease = lessor.lease(id) else { throw .leaseNotFound }
         let expired = origin == .core
-        let keys = lease.keys.sorted { $0.lexicographicallyPrecedes($1) }
+        let keys = lease.sortedKeys
         var events: EventBatch?
         if !keys.isEmpty {
             store.begin(reader: reader)

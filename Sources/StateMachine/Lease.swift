@@ -10,7 +10,7 @@ final class Lease {
     /// Of the last checkpoint; 0: none, the full TTL counts. Seconds.
     var remainingSeconds: Int64
     /// Keys whose newest record names this lease.
-    var keys: Set<[UInt8]> = []
+    var keys: Set<LeaseKey> = []
 
     /// `never` on a member that is not the leader.
     var expiry = LeaseTime.never
@@ -35,6 +35,11 @@ final class Lease {
     /// What a new leader gives the lease: the rest of the last checkpoint, or the full TTL.
     var startSeconds: Int64 { remainingSeconds > 0 ? remainingSeconds : ttlSeconds }
 
+    /// The keys in their order.
+    var sortedKeys: [[UInt8]] {
+        keys.map(\.bytes).sorted { $0.lexicographicallyPrecedes($1) }
+    }
+
     /// Value in bucket `lease`: leasepb.Lease {1 ID, 2 TTL, 3 RemainingTTL}.
     var record: [UInt8] {
         var writer = ByteWriter(capacity: 24)
@@ -42,5 +47,16 @@ final class Lease {
         writer.int64(2, ttlSeconds)
         writer.int64(3, remainingSeconds)
         return writer.bytes
+    }
+}
+
+/// A key of a lease. An array of bytes hashes byte by byte; this hashes them at once.
+struct LeaseKey: Hashable {
+    let bytes: [UInt8]
+
+    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = [UInt8](bytes) }
+
+    func hash(into hasher: inout Hasher) {
+        bytes.withUnsafeBytes { hasher.combine(bytes: $0) }
     }
 }

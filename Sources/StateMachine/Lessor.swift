@@ -133,11 +133,11 @@ final class Lessor {
     }
 
     func attach(_ key: UnsafeRawBufferPointer, to id: Int64) {
-        leases[id]?.keys.insert([UInt8](key))
+        leases[id]?.keys.insert(LeaseKey(key))
     }
 
     func detach(_ key: UnsafeRawBufferPointer, from id: Int64) {
-        leases[id]?.keys.remove([UInt8](key))
+        leases[id]?.keys.remove(LeaseKey(key))
     }
 
     /// A lease read from the backend. Its keys follow by `attach`.
@@ -224,7 +224,7 @@ final class Lessor {
         return LeaseStatus(
             grantedTTLSeconds: lease.ttlSeconds,
             remainingSeconds: isPrimary ? max(left, 0) / 1000 : nil,
-            keys: withKeys ? lease.keys.sorted { $0.lexicographicallyPrecedes($1) } : [])
+            keys: withKeys ? lease.sortedKeys : [])
     }
 
     /// Ids by expiry, then id (etcd sorts its listing by expiry).

@@ -12,7 +12,7 @@ extension StateMachine {
         writer.int64(4, store.compactRevision)
         for lease in lessor.sortedByID {
             writer.message(5, lease.record)
-            for key in lease.keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
+            for key in lease.sortedKeys {
                 writer.message(6, key)
             }
         }
