@@ -144,14 +144,12 @@ struct IndexNode: Equatable {
     }
 
     /// Compares the stored prefix with the key: negative when the key sorts before every key with
-    /// the prefix, positive when after, zero when it has the prefix.
+    /// the prefix, positive when after, zero when it has the prefix or is a part of it. Such a part
+    /// has head 0 and sorts before every key by its length, so it needs no case of its own.
     @inline(__always) private func comparePrefix(_ key: UnsafeRawBufferPointer) -> Int {
         let length = prefixLength
-        if length == 0 { return 0 }
-        guard let base = key.baseAddress else { return -1 }
-        let order = Int(memcmp(base, prefix, min(length, key.count)))
-        if order != 0 { return order }
-        return key.count < length ? -1 : 0
+        guard length > 0, let base = key.baseAddress else { return 0 }
+        return Int(memcmp(base, prefix, min(length, key.count)))
     }
 
     /// Position of the first key >= `key`, and whether it is equal.

@@ -470,9 +470,10 @@ extension KeyIndex {
     /// Kept of each key: all versions after `revision`, and the newest one up to it unless that is a
     /// tombstone; a tombstone at exactly `revision` is kept, because a watch from that revision must
     /// still see the delete (etcd 18089, 19179). `removed` gets the dropped revisions, oldest first
-    /// within a key. Returns the number of versions looked at and the key to go on from.
+    /// within a key. Leaves without work are passed over, at most `maximumLeaves` of them. Returns
+    /// the number of versions and leaves looked at, and the key to go on from.
     func compactLeaf(
-        at key: [UInt8], revision: Int64, removed: inout [Revision]
+        at key: [UInt8], revision: Int64, maximumLeaves: Int = .max, removed: inout [Revision]
     ) -> (visited: Int, next: [UInt8]?) {
         let leaf = key.withUnsafeBytes { locate($0).place.leaf }
         let before = olderCount
@@ -490,12 +491,13 @@ extension KeyIndex {
             }
         }
         visited &+= before &- olderCount
-        // Leaves with nothing to do are passed over without looking at their entries.
         var next = leaf.next
-        while let candidate = next, candidate.dirty == 0 {
-            visited &+= 1
+        var passed = 0
+        while let candidate = next, candidate.dirty == 0, passed < maximumLeaves {
+            passed &+= 1
             next = candidate.next
         }
+        visited &+= passed
         let nextKey = next.map { [UInt8]($0.key(0)) }
         if gone != 0 { remove(gone, from: leaf) }
         return (visited, nextKey)

@@ -34,8 +34,8 @@ extension MVCCStore {
     /// recorded as such once the deletes that the steps returned are committed. Replica thread.
     package var finishedCompactRevision: Int64 { compaction.finished }
 
-    /// The next part of the physical compaction: looks at about `maxKeys` keys and older versions, at
-    /// least one leaf of the index, and one key's versions always whole.
+    /// The next part of the physical compaction: looks at about `maxKeys` keys and older versions (or
+    /// leaves of the index without work), at least one leaf, and one key's versions always whole.
     ///
     /// Commit the deletes of the returned revisions in the given order, after (or in one backend
     /// transaction with) everything that `freezePending` returns next: a record may still be pending.
@@ -54,7 +54,8 @@ extension MVCCStore {
             var visited = 0
             repeat {
                 let (seen, next) = index.compactLeaf(
-                    at: compaction.cursor, revision: target, removed: &removed)
+                    at: compaction.cursor, revision: target,
+                    maximumLeaves: max(1, maxKeys &- visited), removed: &removed)
                 visited &+= max(1, seen)
                 guard let next else {
                     compaction.finished = target

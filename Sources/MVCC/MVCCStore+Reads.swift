@@ -123,11 +123,13 @@ package protocol KeyView {
 }
 
 extension KeyView {
-    /// Refuses a revision that a range could not be read at; zero and less mean the newest.
+    /// Refuses a revision that a range of a transaction may not ask for; zero is the newest. As etcd's
+    /// `checkRange`: a negative one counts as compacted as soon as anything is, although a range of
+    /// its own would read the newest.
     ///
     /// - Throws: `.compacted`, `.futureRevision`.
     package func check(revision asked: Int64) throws(MVCCError) {
-        if asked <= 0 { return }
+        if asked == 0 { return }
         if asked > revision { throw .futureRevision(current: revision) }
         if asked < compactRevision { throw .compacted(compactRevision: compactRevision) }
     }

@@ -115,8 +115,10 @@ extension MVCCStore {
     }
 
     /// The backend has committed `pending`, and read transactions begun from now on see it. Frozen
-    /// runs are released in the order they were frozen.
+    /// runs are released in the order they were frozen. Not inside a transaction, which may hold
+    /// record bytes.
     package func release(_ pending: PendingRecords) {
+        precondition(transaction == nil, "release inside a transaction")
         writing { records.release(pending) }
     }
 }

@@ -321,12 +321,14 @@ private struct RangeTree<Watcher> {
 
     private mutating func update(_ node: Int) {
         var greatest = nodes[node].end
-        for child in [nodes[node].left, nodes[node].right] where child != Self.none {
-            if Self.compareEnds(nodes[child].greatestEnd, greatest) > 0 {
-                greatest = nodes[child].greatestEnd
-            }
-        }
+        raise(&greatest, nodes[node].left)
+        raise(&greatest, nodes[node].right)
         nodes[node].greatestEnd = greatest
+    }
+
+    private func raise(_ end: inout UnsafeRawBufferPointer, _ child: Int) {
+        guard child != Self.none else { return }
+        if Self.compareEnds(nodes[child].greatestEnd, end) > 0 { end = nodes[child].greatestEnd }
     }
 
     /// Nodes below (begin, end), and the others.

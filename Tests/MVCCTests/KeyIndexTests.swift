@@ -44,7 +44,7 @@ private func sorted(_ keys: some Sequence<Bytes>) -> [Bytes] {
 /// Families of keys that trouble the prefix and the heads in different ways.
 enum KeyShape: String, CaseIterable {
     case rising, falling, scattered, longCommonPrefix, equalHeads, zeros, mixedLengths, twoStreams
-    case beyondInlinePrefix
+    case beyondInlinePrefix, diverging
 
     func keys(_ count: Int, _ random: inout SeededGenerator) -> [Bytes] {
         let digits = { (number: Int) in bytes(String(repeating: "0", count: max(0, 10 - String(number).count)) + String(number)) }
@@ -62,6 +62,14 @@ enum KeyShape: String, CaseIterable {
         case .beyondInlinePrefix:
             return (0..<count).shuffled(using: &random).map {
                 Bytes(repeating: 0xFF, count: 200) + digits($0)
+            }
+        case .diverging:
+            // Leaves with a long common prefix get keys that leave it early.
+            let stem = (0..<60).map { UInt8(0x61 + $0 % 20) }
+            return (0..<count).map { number in
+                let isDeep = number % 8 != 0
+                let depth = isDeep ? 58 : Int.random(in: 0...60, using: &random)
+                return Bytes(stem.prefix(depth)) + digits(Int.random(in: 0..<count, using: &random)).suffix(isDeep ? 4 : 2)
             }
         case .equalHeads:
             return (0..<count).shuffled(using: &random).map {
