@@ -262,7 +262,9 @@ enum HostFunction: Int32, CaseIterable {
     static func table(for capabilities: Set<PluginCapability>, driver: Bool) -> UnsafeMutableBufferPointer<moonraft_function> {
         let entries = cNames.filter { entry in
             let definition = entry.definition
-            if definition.isDriver { return driver }
+            // A driver tests plugins from outside: pure functions and the test library.
+            if driver { return definition.isDriver || definition.isNative || definition.module == "hash" }
+            if definition.isDriver { return false }
             return definition.capability.map(capabilities.contains) ?? true
         }
         let buffer = UnsafeMutableBufferPointer<moonraft_function>.allocate(capacity: entries.count)

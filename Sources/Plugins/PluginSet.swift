@@ -199,6 +199,11 @@ package final class PluginSetHolder: Sendable {
     package var current: PluginSet { state.withLock { $0.set } }
     package var generation: UInt64 { state.withLock { $0.generation } }
 
+    /// Swaps in a set that is loaded and whose sinks are open.
+    package func replace(_ new: PluginSet) {
+        state.withLock { $0 = (new, $0.generation + 1) }
+    }
+
     /// Loads a new set and swaps it in.
     ///
     /// - Throws: why the new set does not load; the old one stays in use.
