@@ -37,6 +37,7 @@ let package = Package(
             dependencies: ["RaftCore", "StateMachine", "MVCC", "Storage", "KVCodec"]),
 
         // The shell.
+        .target(name: "Metrics"),
         .target(name: "Events", dependencies: ["MVCC", "KVCodec"]),
         .target(
             name: "Configuration",
@@ -60,14 +61,20 @@ let package = Package(
         .target(
             name: "Node",
             dependencies: [
-                "Replica", "Events", "Storage", "Configuration", "CSupport",
-                .product(name: "Logging", package: "swift-log"),
+                "Replica", "RaftCore", "StateMachine", "MVCC", "Events", "Storage", "Metrics",
+                "CSupport", .product(name: "Crypto", package: "swift-crypto"),
             ]),
         .target(
             name: "API",
-            dependencies: ["Node", "RPC", "Wire", "Plugins", "Events", "KVCodec", "Configuration"]),
+            dependencies: [
+                "Node", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
+                "KVCodec", "Metrics", "CSupport", .product(name: "Logging", package: "swift-log"),
+            ]),
         .executableTarget(
-            name: "moonraft", dependencies: ["API", "Node", "Plugins", "Configuration", "RPC"]),
+            name: "moonraft", dependencies: [
+                "API", "Node", "Plugins", "Configuration", "RPC", "CSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         .executableTarget(
             name: "moonctl",
             dependencies: [
@@ -77,5 +84,19 @@ let package = Package(
 
         // Tests mirror the targets.
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
+        .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
+        .testTarget(
+            name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
+        .testTarget(name: "MVCCTests", dependencies: ["MVCC", "KVCodec"]),
+        .testTarget(
+            name: "StateMachineTests", dependencies: ["StateMachine", "MVCC", "KVCodec"]),
+        .testTarget(name: "StorageTests", dependencies: ["Storage", "CSupport", "CLMDB"]),
+        .testTarget(
+            name: "ConfigurationTests",
+            dependencies: ["Configuration", .product(name: "Logging", package: "swift-log")]),
+        .testTarget(
+            name: "WireTests",
+            dependencies: ["Wire", .product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .testTarget(name: "RPCTests", dependencies: ["RPC"]),
     ]
 )

@@ -30,11 +30,16 @@ struct OpenedData {
         try bucketReader.renew()
         try machine.restore(from: BackendStateReader(reader: bucketReader, fatal: fatal))
         bucketReader.reset()
+        if machine.appliedIndex == 0 {
+            // The founding membership stands at index 1, as if by a snapshot (RaftLog.founding), so
+            // that a member that joins later is given it.
+            machine.noteApplied(index: RaftLog.founding.snapshotIndex, term: RaftLog.founding.snapshotTerm)
+        }
 
-        let founding = options.initialMembers.map {
+        let members = options.initialMembers.map {
             (name: $0.name, id: Identity.memberID(peerURLs: $0.peerURLs, token: options.clusterToken))
         }
-        guard let own = founding.first(where: { $0.name == options.name }) else {
+        guard let own = members.first(where: { $0.name == options.name }) else {
             throw NodeStartError(
                 description: "couldn't find local name \"\(options.name)\" in the initial cluster")
         }
@@ -48,19 +53,21 @@ struct OpenedData {
             wal = opened.wal
             tornTail = opened.replay.tornTail.map { "\($0)" }
         } else {
-            guard machine.appliedIndex == 0 else {
+            let founding = RaftLog.founding
+            guard machine.appliedIndex == founding.snapshotIndex else {
                 throw NodeStartError(
                     description: """
                         the backend in "\(directory.database)" has applied entry \
                         \(machine.appliedIndex), but there is no log in "\(directory.wal)"
                         """)
             }
-            let clusterID = Identity.clusterID(memberIDs: founding.map(\.id))
+            let clusterID = Identity.clusterID(memberIDs: members.map(\.id))
             wal = try WAL.create(
                 disk: disk, directory: directory.wal, configuration: options.wal,
                 metadata: WALMetadata(
                     clusterID: clusterID, memberID: own.id,
-                    salt: UInt64.random(in: .min ... .max)))
+                    salt: UInt64.random(in: .min ... .max)),
+                base: WALSnapshot(index: founding.snapshotIndex, term: founding.snapshotTerm))
             tornTail = nil
         }
         // Once made, a data directory keeps its ids, whatever the flags say later.

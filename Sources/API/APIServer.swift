@@ -1,0 +1,181 @@
+// Puts the services of every event loop together and runs the server around them.
+
+import Logging
+import NIOCore
+import NIOPosix
+import Node
+import RPC
+import Synchronization
+
+/// The gRPC and HTTP server of a node.
+package final class APIServer: Sendable {
+    package let rpc: RPCServer
+    private let group: MultiThreadedEventLoopGroup
+    private let node: Node
+    private let options: APIOptions
+    private let contexts: LoopContexts
+    private let rangeThread: RangeThread
+    private let rangeThreadHandle: OwnedThread
+    private let policy: PolicyEngine?
+
+    /// The contexts by loop index, each used on its own loop only.
+    private final class LoopContexts: @unchecked Sendable {
+        // Unchecked: filled while the loops are being set up, read afterwards; the contexts
+        // themselves are only touched on their loops.
+        var all: [LoopContext] = []
+        var problem: (any Error)?
+    }
+
+    /// Builds all services. The node must be open and not started.
+    package init(
+        node: Node, options: APIOptions, configuration: RPCServerConfiguration, loopCount: Int,
+        policy: PolicyEngine?, logger: Logger, fatal: @escaping FatalHandler
+    ) throws {
+        self.node = node
+        self.options = options
+        self.policy = policy
+        group = MultiThreadedEventLoopGroup(numberOfThreads: loopCount)
+        let contexts = LoopContexts()
+        self.contexts = contexts
+        let rangeThread = RangeThread(node: node, queueLength: 256, fatal: fatal)
+        self.rangeThread = rangeThread
+        rangeThreadHandle = rangeThread.start()
+        let slow = options.slowRequestNanoseconds
+        let collector = MetricsCollector(node: node, options: options, policy: policy)
+        rpc = try RPCServer(group: group, configuration: configuration) { loop in
+            do {
+                let context = LoopContext(
+                    node: node, loop: loop, options: options, reader: try node.makeReader(),
+                    gate: try policy?.makeGate(loop: loop, node: node, options: options),
+                    observer: RequestObserver(logger: logger, slowNanoseconds: slow),
+                    rangeThread: rangeThread)
+                context.hub.subscribe()
+                contexts.all.append(context)
+                loop.userState = context
+                return Self.services(context, collector)
+            } catch {
+                contexts.problem = error
+                return LoopServices(routes: RouteTable([]))
+            }
+        }
+        if let problem = contexts.problem { throw problem }
+        collector.loops = rpc.loops
+    }
+
+    /// Answers of the replica thread, one sink for each loop.
+    package var sinks: [any AnswerSink] { rpc.loops.map { LoopAnswers($0) } }
+
+    /// Ends all connections gracefully, then stops the loops and the range thread.
+    package func stop() throws {
+        try rpc.drainAndClose()
+        rangeThread.stop()
+        rangeThreadHandle.join()
+        try group.syncShutdownGracefully()
+    }
+
+    // MARK: Routes
+
+    private static func services(
+        _ context: LoopContext, _ collector: MetricsCollector
+    ) -> LoopServices {
+        let kv = KVService(context)
+        let lease = LeaseService(context)
+        let maintenance = MaintenanceService(context)
+        let auth = AuthService(context)
+        let http = HTTPEndpoints(context) { collector.collect(on: $0) }
+        let routes = Method.allCases.map { method -> Route in
+            Route(method.path, method.id, kind(method, context, kv, lease, maintenance, auth))
+        }
+        return LoopServices(routes: RouteTable(routes)) { request, loop, responder in
+            http.handle(request, loop, responder)
+        }
+    }
+
+    private static func kind(
+        _ method: Method, _ context: LoopContext, _ kv: KVService, _ lease: LeaseService,
+        _ maintenance: MaintenanceService, _ auth: AuthService
+    ) -> MethodKind {
+        switch method {
+        case .range: .unary { kv.range($0, $1) }
+        case .put: .unary { kv.put($0, $1) }
+        case .deleteRange: .unary { kv.deleteRange($0, $1) }
+        case .txn: .unary { kv.txn($0, $1) }
+        case .compact: .unary { kv.compact($0, $1) }
+        case .rangeStream: .stream { opened($0, context) { call in RangeStreamCall(context) } }
+        case .watch: .stream { opened($0, context) { call in WatchStream(context, call) } }
+        case .leaseGrant: .unary { lease.grant($0, $1) }
+        case .leaseRevoke: .unary { lease.revoke($0, $1) }
+        case .leaseTimeToLive: .unary { lease.timeToLive($0, $1) }
+        case .leaseLeases: .unary { lease.leases($0, $1) }
+        case .leaseKeepAlive: .stream { lease.keepAlive($0) }
+        case .status: .unary { maintenance.status($0, $1) }
+        case .alarm: .unary { maintenance.alarm($0, $1) }
+        case .hash: .unary { maintenance.hash($0, $1) }
+        case .hashKV: .unary { maintenance.hashKV($0, $1) }
+        case .defragment: .unary { maintenance.defragment($0, $1) }
+        case .memberList: .unary { maintenance.memberList($0, $1) }
+        case .authStatus: .unary { maintenance.authStatus($0, $1) }
+        case .authenticate: .unary { auth.authenticate($0, $1) }
+        case .healthCheck: .unary { HealthService.check($0, $1) }
+        case .healthWatch: .stream { HealthService.watch($0) }
+        default: unserved(method)
+        }
+    }
+
+    private static func opened(
+        _ call: ServerCall, _ context: LoopContext, _ make: (ServerCall) -> any CallHandler
+    ) -> (any CallHandler)? {
+        if let status = context.refusal(call) {
+            call.finish(status)
+            return nil
+        }
+        return make(call)
+    }
+
+    /// What this version does not have says so; nothing pretends.
+    private static func unserved(_ method: Method) -> MethodKind {
+        let status = RPCStatus(
+            .unimplemented, "moonraft: \(method.name) is not implemented in this version")
+        if method.flow == .unary { return .unary { call, _ in call.finish(status) } }
+        return .stream { call in
+            call.finish(status)
+            return nil
+        }
+    }
+}
+
+/// Gathers the figures of all loops for a scrape.
+final class MetricsCollector: @unchecked Sendable {
+    // Unchecked: `loops` is set once, before the server listens.
+    var loops: [ServerLoop] = []
+    private let node: Node
+    private let options: APIOptions
+    private let policy: PolicyEngine?
+
+    init(node: Node, options: APIOptions, policy: PolicyEngine?) {
+        self.node = node
+        self.options = options
+        self.policy = policy
+    }
+
+    func collect(on eventLoop: any EventLoop) -> EventLoopFuture<[UInt8]> {
+        let parts = loops.map { loop in
+            loop.eventLoop.submit { () -> LoopFigures in
+                var figures = LoopFigures(rpc: loop.statistics)
+                guard let context = loop.userState as? LoopContext else { return figures }
+                figures.watchStreams = context.hub.streamCount
+                figures.watchers = context.hub.watcherCount
+                figures.slowWatchers = context.hub.slowWatcherCount
+                figures.eventsSent = context.hub.eventsSent
+                figures.slowRequests = context.observer.slowRequests
+                return figures
+            }
+        }
+        let node = node
+        let options = options
+        let extra = policy?.metricsText(on: eventLoop) ?? eventLoop.makeSucceededFuture("")
+        return EventLoopFuture.whenAllSucceed(parts, on: eventLoop).and(extra).map { loops, extra in
+            MetricsEndpoint.text(node: node, options: options, loops: loops, extra: extra)
+        }
+    }
+}

@@ -1,0 +1,69 @@
+// Errors to gRPC codes. Texts are part of etcd's protocol: clients match on them
+// (api/v3rpc/rpctypes/error.go).
+
+import KVCodec
+import MVCC
+import Node
+import RPC
+import StateMachine
+
+extension RPCStatus {
+    /// The status of a request that the state machine or its checks refused.
+    init(_ error: ApplyError) {
+        let code: RPCCode
+        switch error {
+        case .keyEmpty, .valueProvided, .leaseProvided, .invalidSortOption, .tooManyOperations,
+            .duplicateKey, .keyNotFound, .malformed, .unknownCommand:
+            code = .invalidArgument
+        case .compacted, .futureRevision, .leaseTTLTooLarge: code = .outOfRange
+        case .leaseNotFound: code = .notFound
+        case .leaseExists: code = .failedPrecondition
+        case .noSpace, .tooManyAlarms, .tooManyMembers: code = .resourceExhausted
+        case .corrupt: code = .dataLoss
+        }
+        self.init(code, error.text)
+    }
+
+    /// The status of a request that the node could not carry out.
+    init(_ error: NodeError) {
+        switch error {
+        case .noLeader: self.init(.unavailable, "etcdserver: no leader")
+        case .leaderChanged: self.init(.unavailable, "etcdserver: leader changed")
+        case .timedOut: self.init(.unavailable, "etcdserver: request timed out")
+        case .stopped: self.init(.unavailable, "etcdserver: server stopped")
+        // etcd sends this one as Unknown: the mapped error carries no status of its own.
+        case .tooManyRequests: self.init(.unknown, "etcdserver: too many requests")
+        case .requestTooLarge: self.init(.invalidArgument, "etcdserver: request is too large")
+        }
+    }
+
+    /// The status of a read that the store refused.
+    init(_ error: MVCCError) {
+        switch error {
+        case .compacted: self.init(ApplyError.compacted)
+        case .futureRevision: self.init(ApplyError.futureRevision)
+        case .corruptRecord(let revision):
+            self.init(.dataLoss, "moonraft: record at \(revision.main).\(revision.sub) is damaged")
+        }
+    }
+
+    /// A unary request that is not the message it should be; grpc-go's text.
+    static func undecodable(_ error: DecodeError) -> RPCStatus {
+        RPCStatus(.internal, "grpc: error unmarshalling request: \(error.text)")
+    }
+
+    /// The same on a stream.
+    static func undecodableMessage(_ error: DecodeError) -> RPCStatus {
+        RPCStatus(.internal, "grpc: failed to unmarshal the received message: \(error.text)")
+    }
+
+    static let permissionDenied = RPCStatus(.permissionDenied, "etcdserver: permission denied")
+    static let invalidToken = RPCStatus(.unauthenticated, "etcdserver: invalid auth token")
+    static let authenticationFailed = RPCStatus(
+        .invalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+    static let authNotEnabled = RPCStatus(
+        .failedPrecondition, "etcdserver: authentication is not enabled")
+    static let requestTooLarge = RPCStatus(.requestTooLarge as NodeError)
+    static let noLeader = RPCStatus(.noLeader as NodeError)
+    static let tooManyRequests = RPCStatus(.tooManyRequests as NodeError)
+}

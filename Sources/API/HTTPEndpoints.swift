@@ -1,0 +1,264 @@
+// HTTP/1.1 on the client port: /health, /livez, /readyz, /version, /metrics (etcd-parity 2.2).
+
+import KVCodec
+import MVCC
+import NIOCore
+import Node
+import RPC
+
+/// The HTTP side of one event loop.
+final class HTTPEndpoints {
+    private unowned let context: LoopContext
+    private let collectMetrics: (any EventLoop) -> EventLoopFuture<[UInt8]>
+
+    init(
+        _ context: LoopContext,
+        collectMetrics: @escaping (any EventLoop) -> EventLoopFuture<[UInt8]>
+    ) {
+        self.context = context
+        self.collectMetrics = collectMetrics
+    }
+
+    func handle(_ request: HTTPRequest, _ loop: ServerLoop, _ responder: HTTPResponder) {
+        let parts = request.path.split(separator: "/", omittingEmptySubsequences: true)
+        switch parts.first {
+        case "health" where parts.count == 1: onlyGet(request, responder) { health(request, $0) }
+        case "livez" where parts.count <= 2:
+            onlyGet(request, responder) { checks(.livez, parts.dropFirst().first, request, $0) }
+        case "readyz" where parts.count <= 2:
+            onlyGet(request, responder) { checks(.readyz, parts.dropFirst().first, request, $0) }
+        case "version" where parts.count == 1: onlyGet(request, responder) { version($0) }
+        case "metrics" where parts.count == 1: onlyGet(request, responder) { metrics($0) }
+        default: text(responder, 404, "404 page not found\n")
+        }
+    }
+
+    private func onlyGet(
+        _ request: HTTPRequest, _ responder: HTTPResponder, _ body: (HTTPResponder) -> Void
+    ) {
+        if request.method == "GET" || request.method == "HEAD" { return body(responder) }
+        responder.respond(
+            405,
+            headers: [
+                ("Allow", "GET"), ("Content-Type", "text/plain; charset=utf-8"),
+                ("X-Content-Type-Options", "nosniff"),
+            ],
+            body: Array("Method Not Allowed\n".utf8))
+    }
+
+    private func text(_ responder: HTTPResponder, _ status: Int, _ text: String) {
+        responder.respond(
+            status,
+            headers: [
+                ("Content-Type", "text/plain; charset=utf-8"),
+                ("X-Content-Type-Options", "nosniff"),
+            ], body: Array(text.utf8))
+    }
+
+    // MARK: /health
+
+    private func health(_ request: HTTPRequest, _ responder: HTTPResponder) {
+        let query = QueryItems(request.query)
+        let excluded = query.all("exclude")
+        let status = context.node.status
+        if status.hasNoSpaceAlarm && !excluded.contains("NOSPACE") {
+            return answerHealth(responder, reason: "ALARM NOSPACE")
+        }
+        if status.hasCorruptAlarm && !excluded.contains("CORRUPT") {
+            return answerHealth(responder, reason: "ALARM CORRUPT")
+        }
+        if query.first("serializable") == "true" {
+            return answerHealth(responder, reason: readLocally())
+        }
+        if !status.hasLeader { return answerHealth(responder, reason: "RAFT NO LEADER") }
+        confirmRead { [self] error in
+            answerHealth(responder, reason: error.map { "RANGE ERROR:\($0)" } ?? readLocally())
+        }
+    }
+
+    /// Reads a key as a client would; empty when that works.
+    private func readLocally() -> String {
+        var unused = ByteWriter(capacity: 64)
+        let key: [UInt8] = [0x61]
+        return key.withUnsafeBytes { key in
+            let empty = UnsafeRawBufferPointer(start: nil, count: 0)
+            do throws(MVCCError) {
+                _ = try context.node.store.range(
+                    RangeQuery(key: key, rangeEnd: empty), reader: context.reader, into: &unused)
+                return ""
+            } catch {
+                return "RANGE ERROR:\(RPCStatus(error).message)"
+            }
+        }
+    }
+
+    /// Calls back with the error that keeps a linearizable read from being served, or nil.
+    private func confirmRead(_ body: @escaping (String?) -> Void) {
+        if context.isReadable(serializable: false) { return body(nil) }
+        let query = PendingQuery(loopIndex: context.loop.index) { answer in
+            switch answer {
+            case .readReady: body(nil)
+            case .refused(let error): body(RPCStatus(error).message)
+            default: preconditionFailure("a read was answered with \(answer)")
+            }
+        }
+        if !context.node.confirmRead(query) { body(RPCStatus.tooManyRequests.message) }
+    }
+
+    private func answerHealth(_ responder: HTTPResponder, reason: String) {
+        let isHealthy = reason.isEmpty
+        let body = "{\"health\":\"\(isHealthy)\",\"reason\":\"\(JSONText.escape(reason))\"}"
+        responder.respond(
+            isHealthy ? 200 : 503, headers: [("Content-Type", "text/plain; charset=utf-8")],
+            body: Array(body.utf8))
+    }
+
+    // MARK: /livez, /readyz
+
+    private enum Probe {
+        case livez, readyz
+
+        var checks: [String] {
+            switch self {
+            case .livez: ["serializable_read"]
+            case .readyz:
+                ["data_corruption", "serializable_read", "linearizable_read", "non_learner", "plugins"]
+            }
+        }
+
+        var name: String { self == .livez ? "livez" : "readyz" }
+    }
+
+    private func checks(
+        _ probe: Probe, _ single: Substring?, _ request: HTTPRequest, _ responder: HTTPResponder
+    ) {
+        let query = QueryItems(request.query)
+        var names = probe.checks
+        if let single {
+            guard names.contains(String(single)) else {
+                return text(responder, 404, "404 page not found\n")
+            }
+            names = [String(single)]
+        }
+        let excluded = Set(query.all("exclude"))
+        let isVerbose = query.contains("verbose")
+        run(names, excluded) { [self] results in
+            var lines = ""
+            var failed = false
+            for (name, error) in results {
+                if excluded.contains(name) {
+                    lines += "[+]\(name) excluded: ok\n"
+                } else if let error {
+                    failed = true
+                    lines += "[-]\(name) failed: \(error)\n"
+                } else {
+                    lines += "[+]\(name) ok\n"
+                }
+            }
+            if failed { return text(responder, 503, lines + "\(probe.name) check failed\n") }
+            text(responder, 200, isVerbose ? lines + "\(probe.name) check passed\n" : "ok\n")
+        }
+    }
+
+    private func run(
+        _ names: [String], _ excluded: Set<String>,
+        _ body: @escaping ([(String, String?)]) -> Void
+    ) {
+        func collect(_ linearizable: String?) {
+            body(
+                names.map { name in
+                    switch name {
+                    case "data_corruption":
+                        (name, context.node.status.hasCorruptAlarm ? "alarm activated: CORRUPT" : nil)
+                    case "serializable_read":
+                        (name, readLocally().isEmpty ? nil : readLocally())
+                    case "linearizable_read": (name, linearizable)
+                    case "plugins": (name, context.gate?.readinessProblem)
+                    default: (name, nil)
+                    }
+                })
+        }
+        if names.contains("linearizable_read") && !excluded.contains("linearizable_read") {
+            confirmRead { collect($0) }
+        } else {
+            collect(nil)
+        }
+    }
+
+    // MARK: /version, /metrics
+
+    private func version(_ responder: HTTPResponder) {
+        let body = "{\"etcdserver\":\"\(ProductVersion.server)\","
+            + "\"etcdcluster\":\"\(ProductVersion.cluster)\",\"storage\":\"\(ProductVersion.storage)\"}"
+        responder.respond(
+            200, headers: [("Content-Type", "application/json")], body: Array(body.utf8))
+    }
+
+    private func metrics(_ responder: HTTPResponder) {
+        collectMetrics(context.loop.eventLoop).assumeIsolated().whenComplete { result in
+            switch result {
+            case .success(let body):
+                responder.respond(
+                    200, headers: [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")],
+                    body: body)
+            case .failure(let error):
+                responder.respond(500, body: Array("\(error)\n".utf8))
+            }
+        }
+    }
+}
+
+/// `a=1&b&a=2`, percent-decoded.
+struct QueryItems {
+    private var items: [(name: String, value: String)] = []
+
+    init(_ query: Substring) {
+        for part in query.split(separator: "&") {
+            let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard let name = pair.first else { continue }
+            items.append((Self.decode(name), pair.count > 1 ? Self.decode(pair[1]) : ""))
+        }
+    }
+
+    func contains(_ name: String) -> Bool { items.contains { $0.name == name } }
+    func first(_ name: String) -> String? { items.first { $0.name == name }?.value }
+    func all(_ name: String) -> [String] { items.filter { $0.name == name }.map(\.value) }
+
+    private static func decode(_ text: Substring) -> String {
+        var bytes: [UInt8] = []
+        var rest = Array(text.utf8)[...]
+        while let byte = rest.popFirst() {
+            if byte == 0x2B {
+                bytes.append(0x20)
+            } else if byte == 0x25, rest.count >= 2,
+                let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16)
+            {
+                bytes.append(value)
+                rest = rest.dropFirst(2)
+            } else {
+                bytes.append(byte)
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// Text inside JSON strings.
+enum JSONText {
+    static func escape(_ text: String) -> String {
+        var out = ""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"": out += "\\\""
+            case "\\": out += "\\\\"
+            case "\n": out += "\\n"
+            case "\r": out += "\\r"
+            case "\t": out += "\\t"
+            case let control where control.value < 0x20:
+                out += "\\u00" + (control.value < 16 ? "0" : "") + String(control.value, radix: 16)
+            default: out.unicodeScalars.append(scalar)
+            }
+        }
+        return out
+    }
+}

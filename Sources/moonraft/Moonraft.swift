@@ -1,0 +1,69 @@
+// The server's command line: which verb, then that verb.
+
+import Configuration
+import Foundation
+import Node
+
+@main
+enum Moonraft {
+    static func main() {
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        let verb = arguments.first.flatMap { $0.hasPrefix("-") ? nil : $0 }
+        let rest = verb == nil ? arguments : Array(arguments.dropFirst())
+        do {
+            switch verb {
+            case nil, "serve": try ServeVerb.run(rest)
+            case "check": try CheckVerb.run(rest)
+            case "config": try ConfigVerb.run(rest)
+            case "version": print("moonraft \(ProductVersion.moonraft), etcd API \(ProductVersion.server)")
+            case "help": print(Usage.text)
+            case let other?:
+                throw ConfigurationError(message: "unknown verb \"\(other)\"\n\(Usage.text)")
+            }
+        } catch {
+            fail("\(error)")
+        }
+    }
+
+    /// Ends the process with a message on standard error.
+    static func fail(_ message: String, code: Int32 = 1) -> Never {
+        FileHandle.standardError.write(Data("moonraft: \(message)\n".utf8))
+        exit(code)
+    }
+}
+
+enum Usage {
+    static let text = """
+        usage: moonraft [serve] [--config FILE] [flags]   run a node
+               moonraft check [--config FILE] [flags]     check settings and plugins without starting
+               moonraft config --effective [...]          print the settings that would be in force
+               moonraft plugin test|check|digest DIR...   work on plugins
+               moonraft audit verify FILE                 check an audit log's hash chain
+               moonraft version
+        """
+}
+
+/// `config --effective`: what would be in force, and where each value comes from.
+enum ConfigVerb {
+    static func run(_ arguments: [String]) throws {
+        guard arguments.contains("--effective") else {
+            print(ConfigurationPage.reference)
+            return
+        }
+        let flags = try CommandLineFlags(arguments.filter { $0 != "--effective" })
+        let loaded = try LoadedConfiguration(
+            flags: flags, environment: ProcessInfo.processInfo.environment)
+        print(ConfigurationPage.effective(loaded, isSecret: { _, _ in false }))
+    }
+}
+
+/// `check`: everything a start would check, without starting.
+enum CheckVerb {
+    static func run(_ arguments: [String]) throws {
+        let flags = try CommandLineFlags(arguments)
+        let loaded = try LoadedConfiguration(
+            flags: flags, environment: ProcessInfo.processInfo.environment)
+        for warning in loaded.warnings { print("warning: \(warning)") }
+        print("configuration ok")
+    }
+}

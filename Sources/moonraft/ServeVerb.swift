@@ -1,0 +1,128 @@
+// Runs a node until it is told to stop.
+
+import API
+import Configuration
+import CSupport
+import Foundation
+import Logging
+import Node
+import RPC
+import Synchronization
+
+/// `serve`, the default verb.
+enum ServeVerb {
+    static func run(_ arguments: [String]) throws {
+        let flags = try CommandLineFlags(arguments)
+        if flags.wantsHelp { return print(Usage.text + "\n\n" + CommandLineFlags.help) }
+        if flags.wantsVersion {
+            return print("moonraft \(ProductVersion.moonraft), etcd API \(ProductVersion.server)")
+        }
+        let loaded = try LoadedConfiguration(
+            flags: flags, environment: ProcessInfo.processInfo.environment)
+        let settings = loaded.configuration
+        let output = try LogOutput(outputs: settings.log.outputs)
+        let logger = Logger(label: "moonraft") { label in
+            StructuredLogHandler(
+                label: label, level: settings.log.level.loggerLevel, format: settings.log.format,
+                output: output)
+        }
+        for warning in loaded.warnings { logger.warning("\(warning)") }
+        signal(SIGPIPE, SIG_IGN)
+        let signals = SignalWaiter([SIGTERM, SIGINT, SIGHUP])
+
+        // Whatever leaves no safe way on ends the process at once: nothing that is not durable
+        // may be acknowledged any more.
+        let fatal: FatalHandler = { message in
+            logger.critical("stopping", metadata: ["reason": "\(message)"])
+            _exit(70)
+        }
+        let running = try RunningNode(loaded, logger: logger, fatal: fatal)
+        running.announce()
+        while true {
+            switch signals.wait() {
+            case SIGHUP: running.reload()
+            case let number:
+                logger.info("stopping", metadata: ["signal": "\(number)"])
+                try running.stop()
+                logger.info("stopped")
+                return
+            }
+        }
+    }
+}
+
+/// Blocks signals in all threads started later and hands them out one by one.
+struct SignalWaiter {
+    private var set = sigset_t()
+
+    init(_ signals: [Int32]) {
+        sigemptyset(&set)
+        for number in signals { sigaddset(&set, number) }
+        pthread_sigmask(SIG_BLOCK, &set, nil)
+    }
+
+    func wait() -> Int32 {
+        var set = set
+        var number: Int32 = 0
+        while sigwait(&set, &number) != 0 {}
+        return number
+    }
+}
+
+/// A node with its server.
+final class RunningNode {
+    private let node: Node
+    private let server: APIServer
+    private let logger: Logger
+    private let loaded: LoadedConfiguration
+
+    init(_ loaded: LoadedConfiguration, logger: Logger, fatal: @escaping FatalHandler) throws {
+        self.loaded = loaded
+        self.logger = logger
+        let settings = loaded.configuration
+        node = try Node(options: NodeOptions(settings), fatal: fatal)
+        if let cut = node.tornTail {
+            logger.warning(
+                "cut an unfinished write from the end of the log", metadata: ["at": "\(cut)"])
+        }
+        let cores = settings.transport.eventLoops
+        let loops = cores > 0 ? cores : min(4, max(1, ProcessInfo.processInfo.activeProcessorCount))
+        server = try APIServer(
+            node: node, options: APIOptions(settings),
+            configuration: RPCServerConfiguration(settings), loopCount: loops, policy: nil,
+            logger: logger, fatal: fatal)
+        node.start(sinks: server.sinks)
+        for url in settings.clients.listen + settings.metrics.listen {
+            do {
+                try server.rpc.bind(host: url.bindHost, port: url.port)
+            } catch {
+                throw ConfigurationError(message: "cannot listen on \(url): \(error)")
+            }
+        }
+    }
+
+    /// Says on one screen what runs where.
+    func announce() {
+        let settings = loaded.configuration
+        logger.info(
+            "ready",
+            metadata: [
+                "version": "\(ProductVersion.moonraft)", "api": "\(ProductVersion.server)",
+                "name": "\(settings.member.name)",
+                "member": "\(String(node.memberID, radix: 16))",
+                "cluster": "\(String(node.clusterID, radix: 16))",
+                "clients": "\(settings.clients.listen.map(\.description).joined(separator: ","))",
+                "data": "\(settings.member.dataDirectory)",
+                "revision": "\(node.store.currentRevision)",
+                "replayed": "\(node.replayedEntries)",
+            ])
+    }
+
+    func reload() {}
+
+    /// Drains connections, then stops the node; everything applied is durable afterwards.
+    func stop() throws {
+        try server.stop()
+        node.stop()
+    }
+}
