@@ -50,6 +50,7 @@ let package = Package(
                 "CNGHTTP2", .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
             ]),
         .target(
             name: "Plugins",
@@ -72,7 +73,7 @@ let package = Package(
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
-                "API", "Node", "Plugins", "Configuration", "RPC", "CSupport",
+                "API", "Node", "Events", "Plugins", "Configuration", "RPC", "CSupport",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
@@ -97,6 +98,19 @@ let package = Package(
         .testTarget(
             name: "WireTests",
             dependencies: ["Wire", .product(name: "SwiftProtobuf", package: "swift-protobuf")]),
-        .testTarget(name: "RPCTests", dependencies: ["RPC"]),
+        .testTarget(
+            name: "RPCTests",
+            dependencies: [
+                "RPC", "CNGHTTP2", .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
+            ]),
+        .testTarget(
+            name: "PluginsTests",
+            dependencies: [
+                "Plugins", "CLua", "Configuration",
+                .product(name: "Crypto", package: "swift-crypto"),
+                .product(name: "CryptoExtras", package: "swift-crypto"),
+            ]),
     ]
 )

@@ -29,7 +29,8 @@ package final class APIServer: Sendable {
     /// Builds all services. The node must be open and not started.
     package init(
         node: Node, options: APIOptions, configuration: RPCServerConfiguration, loopCount: Int,
-        policy: PolicyEngine?, logger: Logger, fatal: @escaping FatalHandler
+        policy: PolicyEngine?, admin: PluginAdministration?, logger: Logger,
+        fatal: @escaping FatalHandler
     ) throws {
         self.node = node
         self.options = options
@@ -41,7 +42,8 @@ package final class APIServer: Sendable {
         self.rangeThread = rangeThread
         rangeThreadHandle = rangeThread.start()
         let slow = options.slowRequestNanoseconds
-        let collector = MetricsCollector(node: node, options: options, policy: policy)
+        let collector = MetricsCollector(
+            node: node, options: options, policy: policy, admin: admin)
         rpc = try RPCServer(group: group, configuration: configuration) { loop in
             do {
                 let context = LoopContext(
@@ -82,7 +84,7 @@ package final class APIServer: Sendable {
         let lease = LeaseService(context)
         let maintenance = MaintenanceService(context)
         let auth = AuthService(context)
-        let http = HTTPEndpoints(context) { collector.collect(on: $0) }
+        let http = HTTPEndpoints(context, admin: collector.admin) { collector.collect(on: $0) }
         let routes = Method.allCases.map { method -> Route in
             Route(method.path, method.id, kind(method, context, kv, lease, maintenance, auth))
         }
@@ -152,10 +154,16 @@ final class MetricsCollector: @unchecked Sendable {
     private let options: APIOptions
     private let policy: PolicyEngine?
 
-    init(node: Node, options: APIOptions, policy: PolicyEngine?) {
+    /// What `/plugins` does; nil without plugins.
+    let admin: PluginAdministration?
+
+    init(
+        node: Node, options: APIOptions, policy: PolicyEngine?, admin: PluginAdministration?
+    ) {
         self.node = node
         self.options = options
         self.policy = policy
+        self.admin = admin
     }
 
     func collect(on eventLoop: any EventLoop) -> EventLoopFuture<[UInt8]> {
@@ -177,5 +185,20 @@ final class MetricsCollector: @unchecked Sendable {
         return EventLoopFuture.whenAllSucceed(parts, on: eventLoop).and(extra).map { loops, extra in
             MetricsEndpoint.text(node: node, options: options, loops: loops, extra: extra)
         }
+    }
+}
+
+/// What operators can ask of the plugins over HTTP, from this machine only.
+package struct PluginAdministration: Sendable {
+    /// The loaded plugins as a JSON array.
+    package let list: @Sendable () -> String
+    /// Reloads; answers nil or why the old set stays. Called on a thread that may wait.
+    package let reload: @Sendable () -> String?
+
+    package init(
+        list: @escaping @Sendable () -> String, reload: @escaping @Sendable () -> String?
+    ) {
+        self.list = list
+        self.reload = reload
     }
 }

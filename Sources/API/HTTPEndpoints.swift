@@ -11,11 +11,14 @@ final class HTTPEndpoints {
     private unowned let context: LoopContext
     private let collectMetrics: (any EventLoop) -> EventLoopFuture<[UInt8]>
 
+    private let admin: PluginAdministration?
+
     init(
-        _ context: LoopContext,
+        _ context: LoopContext, admin: PluginAdministration?,
         collectMetrics: @escaping (any EventLoop) -> EventLoopFuture<[UInt8]>
     ) {
         self.context = context
+        self.admin = admin
         self.collectMetrics = collectMetrics
     }
 
@@ -29,8 +32,49 @@ final class HTTPEndpoints {
             onlyGet(request, responder) { checks(.readyz, parts.dropFirst().first, request, $0) }
         case "version" where parts.count == 1: onlyGet(request, responder) { version($0) }
         case "metrics" where parts.count == 1: onlyGet(request, responder) { metrics($0) }
+        case "plugins" where parts.count <= 2: plugins(parts, request, responder)
         default: text(responder, 404, "404 page not found\n")
         }
+    }
+
+    // MARK: /plugins, for operators on this machine
+
+    private func plugins(
+        _ parts: [Substring], _ request: HTTPRequest, _ responder: HTTPResponder
+    ) {
+        guard request.peer.isLocal else { return text(responder, 403, "local clients only\n") }
+        if parts.count == 1 {
+            return onlyGet(request, responder) { json($0, 200, admin?.list() ?? "[]") }
+        }
+        guard parts[1] == "reload" else { return text(responder, 404, "404 page not found\n") }
+        guard request.method == "POST" else {
+            return text(responder, 405, "Method Not Allowed\n")
+        }
+        // A browser on this machine can be made to send a plain form, but not this header.
+        guard request.header("content-type")?.hasPrefix("application/json") == true else {
+            return text(responder, 415, "content-type must be application/json\n")
+        }
+        guard let admin else {
+            return json(responder, 200, "{\"ok\":false,\"error\":\"no plugin is bound\"}")
+        }
+        let loop = context.loop
+        let back = LoopReturn { [self] (problem: String?) in
+            json(
+                responder, 200,
+                problem.map { "{\"ok\":false,\"error\":\"\(JSONText.escape($0))\"}" }
+                    ?? "{\"ok\":true}")
+        }
+        // Loading waits for the plugin thread, so it must not hold a loop.
+        let reload = OwnedThread(name: "reload") {
+            let problem = admin.reload()
+            loop.eventLoop.execute { back.body(problem) }
+        }
+        reload.detach()
+    }
+
+    private func json(_ responder: HTTPResponder, _ status: Int, _ body: String) {
+        responder.respond(
+            status, headers: [("Content-Type", "application/json")], body: Array(body.utf8))
     }
 
     private func onlyGet(

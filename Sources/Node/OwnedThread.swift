@@ -34,6 +34,15 @@ package final class OwnedThread: Sendable {
         handle.withLock { $0 = thread }
     }
 
+    /// Lets the thread end by itself.
+    package func detach() {
+        let thread = handle.withLock { handle -> pthread_t? in
+            defer { handle = nil }
+            return handle
+        }
+        if let thread { pthread_detach(thread) }
+    }
+
     /// Waits for the thread to end; later calls return at once.
     package func join() {
         let thread = handle.withLock { handle -> pthread_t? in

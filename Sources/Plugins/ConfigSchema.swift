@@ -320,3 +320,17 @@ struct ConfigValues: Sendable {
 struct ConfiguredFile: Sendable, Hashable {
     let path: String
 }
+
+extension ConfigSchema {
+    /// Whether the value at `path` below this one, indices left out, is a secret.
+    package func isSecret(at path: ArraySlice<String>) -> Bool {
+        switch kind {
+        case .array(let items): return items.isSecret(at: path)
+        case .map(let values): return values.isSecret(at: path.dropFirst())
+        case .table(let fields):
+            guard let name = path.first else { return false }
+            return fields.first { $0.name == name }?.schema.isSecret(at: path.dropFirst()) ?? true
+        default: return isSecret
+        }
+    }
+}

@@ -31,6 +31,8 @@ package struct HookFigures: Sendable, Equatable {
     package var errors = [UInt64](repeating: 0, count: HookFailure.allCases.count)
     package var durations = [UInt64](repeating: 0, count: bounds.count + 1)
 
+    package init() {}
+
     package static func += (a: inout HookFigures, b: HookFigures) {
         a.calls &+= b.calls
         a.denies &+= b.denies

@@ -6,6 +6,14 @@ package struct PeerAddress: Sendable, CustomStringConvertible {
 
     init(_ address: SocketAddress?) { socketAddress = address }
 
+    /// Whether the peer is on this machine: loopback, or a Unix socket.
+    package var isLocal: Bool {
+        guard let socketAddress else { return false }
+        if socketAddress.pathname != nil { return true }
+        guard let host = socketAddress.ipAddress else { return false }
+        return host == "::1" || host.hasPrefix("127.") || host.hasPrefix("::ffff:127.")
+    }
+
     package var description: String {
         guard let socketAddress else { return "unknown" }
         if let path = socketAddress.pathname { return path.isEmpty ? "unix" : path }

@@ -15,6 +15,8 @@ enum Moonraft {
             case nil, "serve": try ServeVerb.run(rest)
             case "check": try CheckVerb.run(rest)
             case "config": try ConfigVerb.run(rest)
+            case "plugin": try PluginVerb.run(rest)
+            case "audit": try AuditVerb.run(rest)
             case "version": print("moonraft \(ProductVersion.moonraft), etcd API \(ProductVersion.server)")
             case "help": print(Usage.text)
             case let other?:
@@ -53,7 +55,14 @@ enum ConfigVerb {
         let flags = try CommandLineFlags(arguments.filter { $0 != "--effective" })
         let loaded = try LoadedConfiguration(
             flags: flags, environment: ProcessInfo.processInfo.environment)
-        print(ConfigurationPage.effective(loaded, isSecret: { _, _ in false }))
+        let plugins = try? LoadedPlugins(loaded, log: { _ in })
+        print(
+            ConfigurationPage.effective(
+                loaded,
+                isSecret: { table, path in
+                    // What cannot be checked is not shown.
+                    plugins?.isSecret(table, path) ?? true
+                }))
     }
 }
 
@@ -64,6 +73,7 @@ enum CheckVerb {
         let loaded = try LoadedConfiguration(
             flags: flags, environment: ProcessInfo.processInfo.environment)
         for warning in loaded.warnings { print("warning: \(warning)") }
-        print("configuration ok")
+        let plugins = try LoadedPlugins(loaded, log: { _ in })
+        print("configuration ok, \(plugins.set.plugins.count) plugins ok")
     }
 }

@@ -5,7 +5,9 @@ import Configuration
 import CSupport
 import Foundation
 import Logging
+import Events
 import Node
+import Plugins
 import RPC
 import Synchronization
 
@@ -23,7 +25,7 @@ enum ServeVerb {
         let output = try LogOutput(outputs: settings.log.outputs)
         let logger = Logger(label: "moonraft") { label in
             StructuredLogHandler(
-                label: label, level: settings.log.level.loggerLevel, format: settings.log.format,
+                label: label, level: settings.log.level, format: settings.log.format,
                 output: output)
         }
         for warning in loaded.warnings { logger.warning("\(warning)") }
@@ -75,11 +77,15 @@ final class RunningNode {
     private let server: APIServer
     private let logger: Logger
     private let loaded: LoadedConfiguration
+    private let policy: PolicyEngine?
+    private let plugins: LoadedPlugins
+    private let reloader: Reloader?
 
     init(_ loaded: LoadedConfiguration, logger: Logger, fatal: @escaping FatalHandler) throws {
         self.loaded = loaded
         self.logger = logger
         let settings = loaded.configuration
+        plugins = try LoadedPlugins(loaded) { entry in Self.log(entry, to: logger) }
         node = try Node(options: NodeOptions(settings), fatal: fatal)
         if let cut = node.tornTail {
             logger.warning(
@@ -87,10 +93,21 @@ final class RunningNode {
         }
         let cores = settings.transport.eventLoops
         let loops = cores > 0 ? cores : min(4, max(1, ProcessInfo.processInfo.activeProcessorCount))
+        if plugins.set.isEmpty {
+            policy = nil
+            reloader = nil
+        } else {
+            let engine = PolicyEngine(
+                set: plugins.set, folder: plugins.folder, environment: plugins.environment,
+                node: node, logger: logger, fatal: fatal)
+            try engine.start()
+            policy = engine
+            reloader = Reloader(engine, file: loaded.file, logger: logger, bus: node.bus)
+        }
         server = try APIServer(
             node: node, options: APIOptions(settings),
-            configuration: RPCServerConfiguration(settings), loopCount: loops, policy: nil,
-            logger: logger, fatal: fatal)
+            configuration: RPCServerConfiguration(settings), loopCount: loops, policy: policy,
+            admin: reloader?.administration, logger: logger, fatal: fatal)
         node.start(sinks: server.sinks)
         for url in settings.clients.listen + settings.metrics.listen {
             do {
@@ -115,14 +132,35 @@ final class RunningNode {
                 "data": "\(settings.member.dataDirectory)",
                 "revision": "\(node.store.currentRevision)",
                 "replayed": "\(node.replayedEntries)",
+                "plugins": "\(plugins.set.plugins.map { "\($0.id):\($0.mode.rawValue)" }.joined(separator: ","))",
             ])
     }
 
-    func reload() {}
+    /// Replaces the plugins by what the file says now; the old set stays when anything is wrong.
+    func reload() {
+        guard let reloader else {
+            return logger.warning("nothing to reload: no plugin was bound at start")
+        }
+        _ = reloader.reload()
+    }
+
+    private static func log(_ entry: PluginLogEntry, to logger: Logger) {
+        let level: Logger.Level
+        switch entry.level {
+        case .debug: level = .debug
+        case .info: level = .info
+        case .warning: level = .warning
+        case .error: level = .error
+        }
+        var metadata: Logger.Metadata = ["plugin": "\(entry.plugin)"]
+        for field in entry.fields { metadata[field.name] = "\(field.value)" }
+        logger.log(level: level, "\(entry.message)", metadata: metadata)
+    }
 
     /// Drains connections, then stops the node; everything applied is durable afterwards.
     func stop() throws {
         try server.stop()
+        policy?.stop()
         node.stop()
     }
 }

@@ -26,7 +26,8 @@ package struct ServerStatistics: Sendable {
         messagesSent = Array(repeating: 0, count: methodCount)
     }
 
-    mutating func add(_ other: ServerStatistics) {
+    /// Sums the counters of two loops.
+    package mutating func add(_ other: ServerStatistics) {
         bytesIn &+= other.bytesIn
         bytesOut &+= other.bytesOut
         connectionsAccepted &+= other.connectionsAccepted

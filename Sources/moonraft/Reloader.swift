@@ -1,0 +1,54 @@
+// Reloading plugins while the node runs.
+
+import API
+import Configuration
+import Events
+import Foundation
+import Logging
+import Plugins
+import Synchronization
+
+/// Reads the `[[plugin]]` tables of the node's file again and swaps the set.
+final class Reloader: Sendable {
+    private let engine: PolicyEngine
+    private let file: String?
+    private let logger: Logger
+    private let bus: EventBus
+    /// One reload at a time.
+    private let turn = Mutex(())
+
+    init(_ engine: PolicyEngine, file: String?, logger: Logger, bus: EventBus) {
+        self.engine = engine
+        self.file = file
+        self.logger = logger
+        self.bus = bus
+    }
+
+    /// Nil when the new set is in use, else why the old one stays.
+    func reload() -> String? {
+        turn.withLock { _ in
+            do {
+                guard let file else {
+                    throw ConfigurationError(message: "the node was started without a file")
+                }
+                let text = try ConfigurationFile.read(file)
+                let root = try TOMLDocument.parse(text: text, file: file)
+                let tables = (root["plugin"]?.array ?? []).compactMap(\.table)
+                try engine.reload(try PluginBinding.parse(tables))
+                bus.publish([.plugin(PluginEvent(kind: .loaded, id: ""))])
+                return nil
+            } catch {
+                logger.error(
+                    "plugins not reloaded; the old set stays", metadata: ["reason": "\(error)"])
+                bus.publish([.plugin(PluginEvent(kind: .failed, id: ""))])
+                return "\(error)"
+            }
+        }
+    }
+
+    /// For the HTTP endpoint.
+    var administration: PluginAdministration {
+        PluginAdministration(
+            list: { [engine] in engine.listJSON }, reload: { [self] in reload() })
+    }
+}
