@@ -76,6 +76,8 @@ struct moonraft_vm {
     uint64_t since_clock;
     uint64_t start;
     uint64_t deadline;
+    uint64_t thread_start;
+    uint64_t thread_used;
     uint64_t pending;
 
     int phase;

@@ -192,8 +192,8 @@ enum HostFunction: Int32, CaseIterable {
                 needs: .fileAppend, "A file that lines are appended to.")
         case .sinkWrite:
             Definition(
-                ":sink", "write", [.audit, .onEvent], [.init("line", "string")], returns: ["boolean?", "string?"],
-                needs: .fileAppend, "Appends a line; true, or nil and the reason.")
+                ":sink", "write", [.audit, .onEvent], [.init("line", "string")], returns: ["boolean", "string?"],
+                needs: .fileAppend, "Appends a line; true, or false and the reason.")
         case .secretEquals:
             Definition(
                 ":secret", "equals", .everything, [.init("other", "string|moonraft.secret")], returns: ["boolean"],

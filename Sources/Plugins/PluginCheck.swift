@@ -3,7 +3,7 @@ import CLua
 /// The part of loading that runs Lua: syntax of every file, the entry table against the manifest, `init`.
 enum PluginCheck {
     static func run(_ plugin: LoadedPlugin) throws(PluginError) {
-        try syntax(plugin)
+        try syntax(plugin.package, tests: false)
         guard plugin.mode != .off else { return }
         var roles: [VMRole] = []
         if !plugin.hooks.isDisjoint(with: .request) { roles.append(.request) }
@@ -40,21 +40,22 @@ enum PluginCheck {
         }
     }
 
-    private static func syntax(_ plugin: LoadedPlugin) throws(PluginError) {
+    /// Compiles the Lua files of a package without running them.
+    static func syntax(_ package: PluginPackage, tests: Bool) throws(PluginError) {
         var options = moonraft_vm_options()
         options.memory_bytes = 32 << 20
         options.hook_period = 100
         guard let vm = moonraft_vm_create(&options) else { throw PluginError(message: "out of memory") }
         defer { moonraft_vm_destroy(vm) }
-        for file in plugin.package.files where file.path.hasSuffix(".lua") {
+        for file in package.files where file.path.hasSuffix(".lua") && (tests || !file.path.hasPrefix("tests/")) {
             let status = file.bytes.withUnsafeBufferPointer {
-                moonraft_vm_check(vm, plugin.package.chunk(file), $0.baseAddress, $0.count)
+                moonraft_vm_check(vm, package.chunk(file), $0.baseAddress, $0.count)
             }
             guard status != MOONRAFT_OK.int32 else { continue }
             let outcome = moonraft_vm_outcome(vm).pointee
             let text = String(
                 decoding: UnsafeBufferPointer(start: outcome.text, count: outcome.text_count), as: UTF8.self)
-            throw PluginError(file: "\(plugin.package.directory)/\(file.path)", message: text)
+            throw PluginError(file: "\(package.directory)/\(file.path)", message: text)
         }
     }
 }

@@ -93,7 +93,7 @@ extension PluginVM {
         guard !line.contains(0x0A) else { throw HostError("the line has a newline inside") }
         moonraft_vm_charge(vm, UInt64(line.count / 64 + 20))
         guard let sink = sinks[number - 1].sink else {
-            moonraft_vm_return_nil(vm)
+            moonraft_vm_return_boolean(vm, 0)
             returnText(vm, "the sink is not open here")
             return
         }
@@ -103,7 +103,8 @@ extension PluginVM {
             moonraft_vm_return_boolean(vm, 1)
         } catch {
             plugin.shared.sinkFailed()
-            moonraft_vm_return_nil(vm)
+            // False, not nil: `return out:write(line)` must be a refusal of the hook.
+            moonraft_vm_return_boolean(vm, 0)
             returnText(vm, error.message)
         }
     }
