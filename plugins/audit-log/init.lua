@@ -43,34 +43,33 @@ local function place(op, prefixes)
   return touches and "touches"
 end
 
-local function rank_of_op(op, mine)
+local function rank_of_op(op, mine, rest)
   local rank = 0
   for _, rule in ipairs(mine) do
-    local where = not rule.prefixes and "within" or place(op, rule.prefixes)
-    if where and rule.rank > rank then rank = rule.rank end
+    local where = place(op, rule.prefixes)
+    if where then rank = math.max(rank, rule.rank) end
     if where == "within" then return rank end
   end
-  return math.max(rank, default_rank)
+  return math.max(rank, rest)
 end
 
 local function rank_of(rec)
-  if #rules == 0 then return default_rank end
-  local mine = {}
+  local mine -- rules with prefixes that come before the first one without
+  local rest = default_rank -- the level where none of them matches
   for _, rule in ipairs(rules) do
     if concerns(rule, rec) then
+      if not rule.prefixes then
+        rest = rule.rank
+        break
+      end
+      mine = mine or {}
       mine[#mine + 1] = rule
-      if not rule.prefixes then break end -- nothing gets past it
     end
   end
-  if #rec == 0 then
-    for _, rule in ipairs(mine) do
-      if not rule.prefixes then return rule.rank end
-    end
-    return default_rank
-  end
+  if not mine or #rec == 0 then return rest end
   local rank = 0
   for _, op in rec:ops() do
-    rank = math.max(rank, rank_of_op(op, mine))
+    rank = math.max(rank, rank_of_op(op, mine, rest))
     if rank == RANK["full"] then break end
   end
   return rank
@@ -89,7 +88,7 @@ function M.init(conf)
   for level, rank in pairs(RANK) do
     if rank > 0 then
       levels[rank] = {
-        level = level, hash_key = conf.hash_key, key_hash = conf.key_hash,
+        level = level, hash_key = conf.hash_key, key_hash = #conf.key_hash > 0 and conf.key_hash or nil,
         extra = next(conf.labels) and conf.labels or nil,
       }
     end

