@@ -80,7 +80,8 @@ class Server:
         self.data = self.directory / "data"
         self.log_path = self.directory / "server.log"
         self.name, self.flags, self.config = name, list(flags), config
-        self.env = dict(os.environ, **(env or {}))
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ETCD_", "MOONRAFT_"))}
+        self.env = dict(inherited, **(env or {}))
         self.client_port, self.peer_port = free_port(), free_port()
         self.address = "127.0.0.1:%d" % self.client_port
         self.url = "http://" + self.address

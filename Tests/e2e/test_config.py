@@ -42,7 +42,7 @@ def test_shipped_configuration_is_valid(binary):
     ("[memberr]\nname = \"a\"\n", "c.toml:1:", ["memberr", "member"]),
     ("[raft]\nheartbeat-interval = \"100\"\n", "c.toml:2:", ["raft.heartbeat-interval"]),
     ("[raft]\nheartbeat-interval = \"ten ms\"\n", "c.toml:2:", ["raft.heartbeat-interval"]),
-    ("[raft]\n\n\n   pre-vote = \"yes\"\n", "c.toml:4:", ["raft.pre-vote", "boolean"]),
+    ("[raft]\n\n\n   pre-vote = \"yes\"\n", "c.toml:4:", ["raft.pre-vote", "true or false"]),
     ("[storage]\nquota = \"2 bananas\"\n", "c.toml:2:", ["storage.quota"]),
     ("[limits]\nmax-txn-ops = 0\n", "c.toml:2:", ["limits.max-txn-ops"]),
     ("[limits]\nmax-txn-opps = 5\n", "c.toml:2:1", ["max-txn-opps", "limits.max-txn-ops"]),

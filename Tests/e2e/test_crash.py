@@ -20,7 +20,7 @@ from harness import IS_ETCD, Server, eventually, prefix_end
 
 ROUNDS, SECONDS, WRITERS = 8, 1.0, 6
 FLAGS = ["--snapshot-count", "700"] + ([] if IS_ETCD else [
-    "--snapshot-catchup-entries", "100", "--storage.wal-segment-size", "1MiB", "--backend-batch-limit", "500"])
+    "--snapshot-catchup-entries", "100", "--storage.wal-segment-size", "2MiB", "--backend-batch-limit", "500"])
 LOSES_WRITES = pytest.mark.differs_on_351("3.5.1 may lose acknowledged writes of a single member, etcd issue 14370",
                                           run=False)
 

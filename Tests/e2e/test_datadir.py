@@ -146,7 +146,7 @@ def test_log_of_a_newer_format_is_refused(tmp_path, binary):
 
 
 def test_missing_middle_segment_is_refused(tmp_path, binary):
-    flags = ["--storage.wal-segment-size", "1MiB"]
+    flags = ["--storage.wal-segment-size", "2MiB"]
     member = Server(tmp_path, flags=flags).start()
     with member.client() as client:
         for number in range(60):

@@ -161,8 +161,8 @@ def test_expiry_deletes_all_keys_in_one_revision_and_not_early(client, watch, pr
     assert len({e.kv.mod_revision for e in reply.events}) == 1
     assert client.time_to_live(lease).TTL == -1 and lease not in client.leases()
     # The renewed one goes as well in the end, after its own time.
-    client.keep_alive(kept)
     renewed = time.monotonic()
+    client.keep_alive(kept)
     event, = watch.events(1, timeout=6)
     assert event.type == DELETE and time.monotonic() - renewed >= 2.0
 
