@@ -22,7 +22,8 @@ enum EventBatchBuilder {
     private static func sizes(
         _ change: Change, _ revision: Int64
     ) -> (record: Int, event: Int, field: Int) {
-        let record = change.isDelete
+        let record =
+            change.isDelete
             ? dataFieldSize(change.key.count) &+ int64FieldSize(revision) : change.record.count
         let event = (change.isDelete ? 2 : 0) &+ 1 &+ varintSize(UInt64(record)) &+ record
         return (record, event, 1 &+ varintSize(UInt64(event)) &+ event)

@@ -112,7 +112,8 @@ struct IndexNode: Equatable {
         var head: UInt64 = 0
         var position = 0
         while position < left {
-            head |= UInt64(start.load(fromByteOffset: position, as: UInt8.self))
+            head |=
+                UInt64(start.load(fromByteOffset: position, as: UInt8.self))
                 &<< UInt64(56 &- position &* 8)
             position &+= 1
         }

@@ -57,7 +57,8 @@ package struct RangeQuery {
 
     /// Most keys that are looked at before sorting and filtering, nil for all of them.
     var fetchLimit: Int? {
-        let isDefaultOrder = sortOrder == SortOrder.none
+        let isDefaultOrder =
+            sortOrder == SortOrder.none
             || (sortTarget == SortTarget.key && sortOrder == SortOrder.ascend)
         if limit <= 0 || hasFilter || !isDefaultOrder { return nil }
         return Int(clamping: limit &+ (limit == .max ? 0 : 1))

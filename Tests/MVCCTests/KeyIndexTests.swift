@@ -47,7 +47,9 @@ enum KeyShape: String, CaseIterable {
     case beyondInlinePrefix, diverging
 
     func keys(_ count: Int, _ random: inout SeededGenerator) -> [Bytes] {
-        let digits = { (number: Int) in bytes(String(repeating: "0", count: max(0, 10 - String(number).count)) + String(number)) }
+        let digits = { (number: Int) in
+            bytes(String(repeating: "0", count: max(0, 10 - String(number).count)) + String(number))
+        }
         switch self {
         case .rising: return (0..<count).map { bytes("/registry/pods/") + digits($0) }
         case .falling: return (0..<count).reversed().map { bytes("/registry/pods/") + digits($0) }
@@ -69,7 +71,8 @@ enum KeyShape: String, CaseIterable {
             return (0..<count).map { number in
                 let isDeep = number % 8 != 0
                 let depth = isDeep ? 58 : Int.random(in: 0...60, using: &random)
-                return Bytes(stem.prefix(depth)) + digits(Int.random(in: 0..<count, using: &random)).suffix(isDeep ? 4 : 2)
+                return Bytes(stem.prefix(depth))
+                    + digits(Int.random(in: 0..<count, using: &random)).suffix(isDeep ? 4 : 2)
             }
         case .equalHeads:
             return (0..<count).shuffled(using: &random).map {
@@ -140,7 +143,8 @@ enum KeyShape: String, CaseIterable {
         #expect(index.liveCount == live.count)
         for _ in 0..<40 {
             let key = live.randomElement(using: &random) ?? []
-            let end = random.chance(1, in: 5)
+            let end =
+                random.chance(1, in: 5)
                 ? [0] : live.randomElement(using: &random).map { $0 + [UInt8.random(in: 0...1, using: &random)] } ?? [0]
             let expected = live.count { candidate in
                 !candidate.lexicographicallyPrecedes(key)

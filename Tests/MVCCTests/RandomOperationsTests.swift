@@ -66,8 +66,11 @@ private struct RandomRun {
             case 0: keys.insert(bytes("/a/b/\(Int.random(in: 0..<99_999, using: &random))"))
             case 1: keys.insert(bytes("/a/\(counter)"))
             case 2: keys.insert(long + bytes("\(counter % 7)"))
-            case 3: keys.insert((0..<Int.random(in: 1...12, using: &random)).map { _ in
-                UInt8.random(in: 0...3, using: &random) })
+            case 3:
+                keys.insert(
+                    (0..<Int.random(in: 1...12, using: &random)).map { _ in
+                        UInt8.random(in: 0...3, using: &random)
+                    })
             default: keys.insert(bytes("key/\(String(counter, radix: 2))"))
             }
         }
@@ -131,7 +134,7 @@ private struct RandomRun {
             }
             let expected = model.commit()
             let batch = store.commit(reason: .client)
-            #expect(try batch.map { try events($0) } == expected, "seed \(seed)")
+            #expect(batch.map { events($0) } == expected, "seed \(seed)")
             if let batch { #expect(batch.revision == model.current) }
             #expect(store.currentRevision == model.current)
         }
@@ -198,7 +201,7 @@ private struct RandomRun {
             let result = try query.with { built throws(MVCCError) in
                 try store.range(built, reader: reader, into: &writer)
             }
-            reply = .reply(try! pairs(writer.bytes), result)
+            reply = .reply(pairs(writer.bytes), result)
         } catch {
             reply = Self.reply(error)
         }
@@ -215,7 +218,7 @@ private struct RandomRun {
             try store.range(inTransaction: built, into: &writer)
         }
         #expect(
-            .reply(try pairs(writer.bytes), result) == inside.range(query),
+            .reply(pairs(writer.bytes), result) == inside.range(query),
             "seed \(seed): in a transaction, \(query)")
         var seen: [Bytes] = []
         query.with { built in
@@ -250,13 +253,14 @@ private struct RandomRun {
                 from: from, through: through, maxEvents: maximum,
                 maxBytes: random.chance(1, in: 3) ? 60 : .max, reader: reader
             ) {
-                seen += try! events($0)
+                seen += events($0)
                 batches += 1
             }
             #expect(from >= model.compacted)
             #expect(next >= from && next <= max(from, min(through, model.current) + 1))
-            #expect(batches > 0 || next == from || from > model.current || model.current == 1
-                || from < 2, "no progress from \(from)")
+            #expect(
+                batches > 0 || next == from || from > model.current || model.current == 1
+                    || from < 2, "no progress from \(from)")
             #expect(seen == model.events(from: from, through: next - 1), "seed \(seed)")
         } catch {
             #expect(error == .compacted(compactRevision: model.compacted))
@@ -272,7 +276,8 @@ private struct RandomRun {
             #expect(revision > model.compacted && revision <= model.current)
             model.compacted = revision
         } catch {
-            let expected: MVCCError = revision <= model.compacted
+            let expected: MVCCError =
+                revision <= model.compacted
                 ? .compacted(compactRevision: model.compacted)
                 : .futureRevision(current: model.current)
             #expect(error == expected)

@@ -96,9 +96,10 @@ import Testing
         try store.compact(to: 3)
         for isFinished in [false, true] {
             if isFinished { store.finishCompaction(records) }
-            #expect(try store.allHistory(3, reader).map(\.description) == [
-                "3 delete k", "4 put other=x create 4 mod 4 version 1 created",
-            ])
+            #expect(
+                try store.allHistory(3, reader).map(\.description) == [
+                    "3 delete k", "4 put other=x create 4 mod 4 version 1 created",
+                ])
             #expect(throws: MVCCError.compacted(compactRevision: 3)) {
                 try store.allHistory(2, reader)
             }
@@ -216,7 +217,9 @@ import Testing
         let watched = reader
         for change: (inout RangeQuery) -> Void in [
             { $0.keysOnly = true }, { $0.countOnly = true },
-            { $0.keysOnly = true; $0.sortTarget = SortTarget.mod; $0.sortOrder = SortOrder.descend },
+            {
+                $0.keysOnly = true; $0.sortTarget = SortTarget.mod; $0.sortOrder = SortOrder.descend
+            },
         ] {
             #expect(try cold.range([0], [0], watched, change).result.count == 10)
         }
@@ -242,7 +245,9 @@ import Testing
         }
         #expect(store.statistics.pendingBytes == 0)
         for revision in stride(from: Int64(2), through: 301, by: 13) {
-            #expect(try store.range(bytes("k\((revision - 2) % 7)"), [], reader) { $0.revision = revision }.pairs.first?.mod == revision)
+            #expect(
+                try store.range(bytes("k\((revision - 2) % 7)"), [], reader) { $0.revision = revision }.pairs.first?.mod
+                    == revision)
         }
     }
 
@@ -284,7 +289,7 @@ import Testing
                 let result = try view.range(
                     RangeQuery(key: key, rangeEnd: UnsafeRawBufferPointer(start: nil, count: 0)),
                     into: &writer)
-                answers.append("\(result) \(try pairs(writer.bytes))")
+                answers.append("\(result) \(pairs(writer.bytes))")
             }
             bytes("a").withUnsafeBytes { key in
                 bytes("z").withUnsafeBytes { end in

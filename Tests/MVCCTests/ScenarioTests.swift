@@ -87,7 +87,7 @@ private final class Scenario {
     private func changed(_ body: () throws -> Void) throws -> [String] {
         let batch = try store.transact(records) { _ in try body() }
         guard let batch else { return ["no change at \(store.currentRevision)"] }
-        return try events(batch).map(\.description)
+        return events(batch).map(\.description)
     }
 
     private func change(_ words: [String]) throws {
@@ -102,7 +102,8 @@ private final class Scenario {
 
     private func range(_ words: [String]) throws -> [String] {
         let key = bytes(words[0])
-        let hasEnd = words.count > 1 && !words[1].contains("=")
+        let hasEnd =
+            words.count > 1 && !words[1].contains("=")
             && !["keys", "count", "desc"].contains(words[1])
         let (found, result) = try store.range(
             key, end(key, hasEnd ? words[1] : nil), records.reader()
@@ -140,7 +141,7 @@ private final class Scenario {
         let next = try store.history(
             from: number(words[0]), through: through, maxEvents: maximum ?? .max, maxBytes: .max,
             reader: records.reader()
-        ) { lines += try! events($0).map(\.description) }
+        ) { lines += events($0).map(\.description) }
         return lines + ["next \(next)"]
     }
 
@@ -162,9 +163,11 @@ private final class Scenario {
     }
 
     private func records(of records: InMemoryRecords) -> [String] {
-        records.records.isEmpty ? ["no records"] : records.records.map {
-            "\($0.revision.main).\($0.revision.sub)\($0.isTombstone ? " tombstone" : "")"
-        }
+        records.records.isEmpty
+            ? ["no records"]
+            : records.records.map {
+                "\($0.revision.main).\($0.revision.sub)\($0.isTombstone ? " tombstone" : "")"
+            }
     }
 }
 

@@ -55,7 +55,11 @@ func printable(_ bytes: Bytes) -> String {
 }
 
 /// The pairs in the field-2 messages that a range wrote.
-func pairs(_ reply: Bytes) throws -> [Pair] {
+func pairs(_ reply: Bytes) -> [Pair] {
+    do { return try decoded(reply) } catch { preconditionFailure("range reply: \(error)") }
+}
+
+private func decoded(_ reply: Bytes) throws -> [Pair] {
     try reply.withUnsafeBytes { all in
         var reader = ProtoReader(all)
         var result: [Pair] = []
@@ -84,7 +88,11 @@ struct Seen: Equatable, CustomStringConvertible {
 }
 
 /// Decodes a batch from its bytes, checking every range it names against what the bytes say.
-func events(_ batch: EventBatch) throws -> [Seen] {
+func events(_ batch: EventBatch) -> [Seen] {
+    do { return try decoded(batch) } catch { preconditionFailure("batch \(batch.revision): \(error)") }
+}
+
+private func decoded(_ batch: EventBatch) throws -> [Seen] {
     var result: [Seen] = []
     var expectedStart = 0
     for event in batch.events {
@@ -96,7 +104,8 @@ func events(_ batch: EventBatch) throws -> [Seen] {
                 preconditionFailure("not field 11")
             }
             var inner = ProtoReader(try outer.slice(tag))
-            precondition(try! outer.next() == nil)
+            let rest = try outer.next()
+            precondition(rest == nil)
             var type: Int64 = 0
             var record = Bytes()
             while let tag = try inner.next() {
@@ -161,7 +170,7 @@ extension MVCCStore {
                 change(&query)
                 var writer = ByteWriter()
                 let result = try range(query, reader: reader, into: &writer)
-                return (try pairs(writer.bytes), result)
+                return (pairs(writer.bytes), result)
             }
         }
     }
@@ -182,7 +191,7 @@ extension MVCCStore {
         var seen: [Seen] = []
         _ = try history(
             from: from, through: .max, maxEvents: .max, maxBytes: .max, reader: reader
-        ) { seen += try! events($0) }
+        ) { seen += events($0) }
         return seen
     }
 }

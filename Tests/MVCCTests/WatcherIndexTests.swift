@@ -42,12 +42,13 @@ private func matches(_ index: WatcherIndex<Int>, _ key: Bytes) -> [WatcherGroup<
             let isGrowing = step < 500 || (step > 900 && step < 1_200)
             if random.chance(isGrowing ? 7 : 4, in: 10) {
                 let begin = key()
-                let end: Bytes = switch Int.random(in: 0..<5, using: &random) {
-                case 0: [0]
-                case 1: KeyRange.prefixEnd(begin)
-                case 2: key()
-                default: []
-                }
+                let end: Bytes =
+                    switch Int.random(in: 0..<5, using: &random) {
+                    case 0: [0]
+                    case 1: KeyRange.prefixEnd(begin)
+                    case 2: key()
+                    default: []
+                    }
                 let token = add(index, begin, end, step)
                 listed.append(Listed(token: token, key: begin, rangeEnd: end, watcher: step))
             } else if let place = listed.indices.randomElement(using: &random) {
