@@ -57,6 +57,13 @@ extension RPCStatus {
         RPCStatus(.internal, "grpc: failed to unmarshal the received message: \(error.text)")
     }
 
+    /// A reply over the bound; grpc-go's text.
+    static func tooLarge(_ size: Int, _ bound: Int) -> RPCStatus {
+        RPCStatus(
+            .resourceExhausted,
+            "grpc: trying to send message larger than max (\(size) vs. \(bound))")
+    }
+
     static let permissionDenied = RPCStatus(.permissionDenied, "etcdserver: permission denied")
     static let invalidToken = RPCStatus(.unauthenticated, "etcdserver: invalid auth token")
     static let authenticationFailed = RPCStatus(

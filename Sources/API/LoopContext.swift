@@ -118,6 +118,9 @@ final class LoopContext {
                 let count = header.write(to: headBase, revision: revision, term: term)
                 let start = ResponseHeader.maximumSize - count
                 (base + start).copyMemory(from: headBase, byteCount: count)
+                if all.count - start > options.maxResponseBytes {
+                    return call.finish(.tooLarge(all.count - start, options.maxResponseBytes))
+                }
                 call.respond(
                     UnsafeRawBufferPointer(start: base + start, count: all.count - start))
             }

@@ -92,7 +92,12 @@ package final class RangeThread: Sendable {
                     to: &reply, revision: result.revision,
                     term: node.status.term.load(ordering: .relaxed))
                 reply.raw(body.bytes)
-                work.reply = reply.bytes
+                let bound = work.context.options.maxResponseBytes
+                if reply.count > bound {
+                    work.status = .tooLarge(reply.count, bound)
+                } else {
+                    work.reply = reply.bytes
+                }
             } catch let error as MVCCError {
                 work.status = RPCStatus(error)
             } catch {

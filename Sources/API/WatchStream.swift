@@ -224,7 +224,8 @@ final class WatchStream: CallHandler {
         call.resumeReceiving()
     }
 
-    func halfClosed(_ call: ServerCall) { call.finish(.ok) }
+    /// A client that has nothing more to ask is still told what it watches, as by etcd.
+    func halfClosed(_ call: ServerCall) {}
 
     func draining(_ call: ServerCall) {
         call.finish(RPCStatus(.unavailable, "etcdserver: server stopped"))

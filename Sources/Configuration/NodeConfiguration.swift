@@ -43,7 +43,7 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var advertise: [EndpointURL] = []
     }
 
-    /// What the cluster is at its first start, and the rules of membership changes.
+    /// What the cluster is at its first start.
     package struct Cluster: Equatable, Sendable {
         package enum InitialState: String, CaseIterable, Sendable {
             case new, existing
@@ -55,8 +55,6 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var initialMembers: [InitialMember] = []
         package var initialState = InitialState.new
         package var initialToken = "etcd-cluster"
-        package var strictReconfigurationCheck = true
-        package var maximumLearners = 1
     }
 
     /// Timing and log keeping of consensus.
@@ -138,14 +136,14 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var maximumConcurrentStreams = 65_536
         package var streamWindowBytes = 1 << 20
         package var connectionWindowBytes = 4 << 20
-        package var writeBufferBytes = 1 << 20
+        package var unreadBytes = 64 << 20
         package var headerListBytes = 64 << 10
         package var streamResetBurst = 1_000
         package var streamResetsPerSecond = 33
-        package var controlFrameBurst = 1_000
-        package var controlFramesPerSecond = 100
+        package var controlFrameBurst = 10_000
+        package var controlFramesPerSecond = 5_000
         package var handshakeTimeout = Duration.seconds(10)
-        package var headerReadTimeout = Duration.seconds(300)
+        package var requestTimeout = Duration.seconds(120)
         /// Zero means never.
         package var idleTimeout = Duration.zero
         package var drainTimeout = Duration.seconds(5)

@@ -98,16 +98,6 @@ extension Setting {
             """
             Goes into the cluster id at the first start, so that two clusters made from the same addresses never mix.
             """),
-        .boolean(
-            "cluster.strict-reconfig-check", \.cluster.strictReconfigurationCheck, flag: "strict-reconfig-check",
-            """
-            Refuse a membership change that would cost the quorum.
-            """),
-        .integer(
-            "cluster.max-learners", \.cluster.maximumLearners, in: 1...64, unit: "members", flag: "max-learners",
-            """
-            Learners at one time. Each costs the leader a full copy of the data and the log.
-            """),
     ]
 
     private static let raft: [Setting] = [
@@ -299,9 +289,9 @@ extension Setting {
             Request bytes a client may send on one connection ahead of the node's reading; at least transport.stream-window.
             """),
         .size(
-            "transport.write-buffer", \.transport.writeBufferBytes, in: (16 << 10)...(1 << 30),
+            "transport.unread-bytes", \.transport.unreadBytes, in: (1 << 20)...(16 << 30),
             """
-            Bytes handed to a socket that does not take them. Beyond it the node produces nothing more for that connection.
+            Reply bytes that one connection may leave unread. Beyond it, replies of 4 KiB and more are refused until it reads.
             """),
         .size(
             "transport.header-list-size", \.transport.headerListBytes, in: (4 << 10)...(16 << 20),
@@ -322,7 +312,7 @@ extension Setting {
         .integer(
             "transport.control-frame-burst", \.transport.controlFrameBurst, in: 16...1_000_000, unit: "frames",
             """
-            PING, SETTINGS, PRIORITY and empty DATA frames taken at once. A connection that goes beyond is closed (floods).
+            PING, SETTINGS, PRIORITY, WINDOW_UPDATE and empty or tiny DATA frames taken at once. A connection that goes beyond is closed (floods).
             """),
         .integer(
             "transport.control-frame-rate", \.transport.controlFramesPerSecond, in: 1...1_000_000,
@@ -336,9 +326,9 @@ extension Setting {
             Time in which a new connection must say whether it speaks HTTP/2 or HTTP/1.1.
             """),
         .duration(
-            "transport.header-read-timeout", \.transport.headerReadTimeout, in: .milliseconds(100)...(.seconds(3600)),
+            "transport.request-timeout", \.transport.requestTimeout, in: .milliseconds(100)...(.seconds(3600)),
             """
-            Time in which the head of an HTTP/1.1 request must arrive.
+            Time in which the whole of a request must arrive once it has begun.
             """),
         .duration(
             "transport.idle-timeout", \.transport.idleTimeout, in: .zero...(.seconds(86_400)),

@@ -16,6 +16,8 @@ package struct NodeOptions: Sendable {
     /// Peer URLs of the founding members by name, this one included.
     package var initialMembers: [(name: String, peerURLs: [String])] = []
     package var clientURLs: [String] = []
+    /// `initial-cluster-state existing`: a data directory must be there already.
+    package var joinsExisting = false
     package var clusterToken = "etcd-cluster"
     package var electionTicks = 10
     package var preVote = true

@@ -61,6 +61,13 @@ struct OpenedData {
                         \(machine.appliedIndex), but there is no log in "\(directory.wal)"
                         """)
             }
+            guard !options.joinsExisting else {
+                throw NodeStartError(
+                    description: """
+                        "\(options.dataDirectory)" holds no data, and joining an existing cluster \
+                        (initial-cluster-state existing) is not in this version
+                        """)
+            }
             let clusterID = Identity.clusterID(memberIDs: members.map(\.id))
             wal = try WAL.create(
                 disk: disk, directory: directory.wal, configuration: options.wal,

@@ -244,7 +244,13 @@ final class ReplicaLoop {
     /// Does everything that is outstanding, until what is left waits for another thread.
     private func settle() {
         while replica.hasEffects {
+            let start = monotonicNanoseconds()
             let effects = replica.takeEffects(now: now())
+            if !effects.applied.isEmpty,
+                monotonicNanoseconds() &- start > configuration.slowApplyNanoseconds
+            {
+                status.slowApplies.add(1, ordering: .relaxed)
+            }
             if let persist = effects.persist { self.persist(persist) }
             precondition(effects.messages.isEmpty, "a sole voter has nobody to write to")
             if let soft = effects.softState { roleChanged(soft) }

@@ -18,25 +18,14 @@ struct LoadedPlugins {
         let base = home.isEmpty ? "." : home
         var environment = PluginEnvironment(
             configurationDirectory: base,
-            sinkDirectory: settings.member.dataDirectory + "/audit")
+            sinkDirectory: settings.member.dataDirectory + "/sinks")
         environment.log = log
-        folder = Self.folder(settings.plugins.folder, base: base)
+        folder = settings.plugins.folder
         self.environment = environment
         let bindings = try PluginBinding.parse(settings.plugins.bindings)
         set = bindings.isEmpty
             ? PluginSet(environment: environment)
             : try PluginSet(bindings: bindings, folder: folder, environment: environment)
-    }
-
-    /// A relative plugin folder is looked for beside the file, then above it, then where we are:
-    /// `config/moonraft.toml` next to `plugins/` is the layout of the repository.
-    private static func folder(_ folder: String, base: String) -> String {
-        if folder.hasPrefix("/") { return folder }
-        for candidate in ["\(base)/\(folder)", "\(base)/../\(folder)"]
-        where FileManager.default.fileExists(atPath: candidate) {
-            return candidate
-        }
-        return folder
     }
 
     /// Whether a value of a binding's configuration must not be printed.

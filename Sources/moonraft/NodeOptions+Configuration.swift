@@ -16,6 +16,7 @@ extension NodeOptions {
             (name: $0.name, peerURLs: $0.peerURLs.map(\.description))
         }
         clientURLs = settings.clients.advertise.map(\.description)
+        joinsExisting = settings.cluster.initialState == .existing
         clusterToken = settings.cluster.initialToken
         let heartbeat = max(1, settings.raft.heartbeatInterval.milliseconds)
         electionTicks = Int(settings.raft.electionTimeout.milliseconds / heartbeat)
@@ -78,13 +79,13 @@ extension RPCServerConfiguration {
         maxHeaderListBytes = transport.headerListBytes
         writeBufferHighWaterBytes = settings.watch.streamBufferBytes
         writeBufferLowWaterBytes = settings.watch.streamBufferBytes / 4
-        maxBufferedBytesPerConnection = max(maxBufferedBytesPerConnection, transport.writeBufferBytes)
+        maxBufferedBytesPerConnection = transport.unreadBytes
         maxResetBurst = transport.streamResetBurst
         resetsPerSecond = transport.streamResetsPerSecond
         maxControlFrameBurst = transport.controlFrameBurst
         controlFramesPerSecond = transport.controlFramesPerSecond
         handshakeTimeout = TimeAmount(transport.handshakeTimeout)
-        requestReceiveTimeout = TimeAmount(transport.headerReadTimeout)
+        requestReceiveTimeout = TimeAmount(transport.requestTimeout)
         idleTimeout = transport.idleTimeout == .zero
             ? .hours(24 * 365) : TimeAmount(transport.idleTimeout)
         drainTimeout = TimeAmount(transport.drainTimeout)

@@ -76,7 +76,7 @@ func failure(
                 "--grpc-keepalive-interval", "2h0m0s", "--grpc-keepalive-timeout=1m30s",
                 "--warning-unary-request-duration", "1s", "--listen-metrics-urls", "http://127.0.0.1:9",
                 "--watch-progress-notify-interval", "1m", "--compaction-batch-limit", "10",
-                "--compaction-sleep-interval", "0s", "--max-learners", "2", "--strict-reconfig-check=false",
+                "--compaction-sleep-interval", "0s",
                 "--pre-vote", "--log-format", "console", "--log-outputs", "stderr,/tmp/x",
             ])
         let c = loaded.configuration
@@ -95,7 +95,6 @@ func failure(
         #expect(c.keepalive.timeout == .seconds(90) && c.keepalive.interval == .seconds(7200))
         #expect(c.log.slowRequest == .seconds(1) && c.metrics.listen.map(\.port) == [9])
         #expect(c.watch.progressNotifyInterval == .seconds(60) && c.compaction.sleepInterval == .zero)
-        #expect(c.cluster.maximumLearners == 2 && !c.cluster.strictReconfigurationCheck)
     }
 
     @Test func mistakesInTheFileAreFound() {
