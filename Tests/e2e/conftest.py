@@ -43,6 +43,16 @@ def binary():
     return harness.SERVER_BINARY
 
 
+@pytest.fixture(autouse=True)
+def no_server_left_behind():
+    """Ends what a failed test started; the module's server was there before."""
+    before = set(harness.Server.running)
+    yield
+    for member in set(harness.Server.running) - before:
+        member.kill()
+        harness.Server.running.discard(member)
+
+
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory, binary):
     """The module's server; a module names extra flags in FLAGS."""

@@ -75,6 +75,9 @@ def free_port():
 class Server:
     """One member started with etcd's own flags; the same ports and data directory over all its restarts."""
 
+    #: Every server that was started and not yet seen to end, so that no failed test leaves one behind.
+    running = set()
+
     def __init__(self, directory, name="m1", flags=(), config=None, env=None):
         self.directory = Path(directory)
         self.data = self.directory / "data"
@@ -105,6 +108,7 @@ class Server:
         self.log = open(self.log_path, "ab")
         self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log, env=self.env,
                                         cwd=str(self.directory), start_new_session=True)
+        Server.running.add(self)
         return self
 
     def start(self, timeout=20):

@@ -98,7 +98,7 @@ def test_put_flags(ctl, p):
     assert ctl("put", p, "--ignore-value", "--lease", lease) == "OK\n"
     assert ctl("put", p, "c", "--ignore-lease") == "OK\n"
     reply = json.loads(ctl("get", p, "-w", "json"))["kvs"][0]
-    assert (base64.b64decode(reply["value"]), format(reply["lease"], "x")) == (b"c", lease)
+    assert (base64.b64decode(reply["value"]), format(reply["lease"], "016x")) == (b"c", lease)
     done = ctl("put", p + "none", "--ignore-value", check=False)
     assert done.returncode != 0 and "etcdserver: key not found" in done.stderr
     done = ctl("put", p, "v", "--lease", "12345", check=False)
