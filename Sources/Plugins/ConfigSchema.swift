@@ -205,7 +205,7 @@ package struct ConfigSchema: Sendable {
         try reader?.allow(fields.map(\.name))
         var result: [LuaValue.Pair] = []
         for (name, schema) in fields {
-            let fullName = reader?.name(name) ?? "config.\(name)"
+            let fullName = reader?.name(name) ?? "plugin.config.\(name)"
             if let value = reader?.table[name] {
                 result.append(LuaValue.Pair(name, try schema.read(value, name: fullName, into: &values)))
             } else if let value = schema.defaultValue {

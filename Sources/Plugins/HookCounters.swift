@@ -32,45 +32,54 @@ package struct HookFigures: Sendable, Equatable {
     package var durations = [UInt64](repeating: 0, count: bounds.count + 1)
 
     package init() {}
-
-    package static func += (a: inout HookFigures, b: HookFigures) {
-        a.calls &+= b.calls
-        a.denies &+= b.denies
-        a.warns &+= b.warns
-        a.slow &+= b.slow
-        a.skips &+= b.skips
-        a.nanoseconds &+= b.nanoseconds
-        for i in a.errors.indices { a.errors[i] &+= b.errors[i] }
-        for i in a.durations.indices { a.durations[i] &+= b.durations[i] }
-    }
 }
 
 /// Counters that one VM writes and any thread reads. The lock is never contended but by a scrape.
 final class HookCounters: Sendable {
-    private let figures = Mutex([HookFigures](repeating: HookFigures(), count: PluginHook.allCases.count))
+    // One flat array, a row for each hook: calls, denies, warns, slow, skips, nanoseconds, errors, durations.
+    private static let errors = 6
+    private static let durations = errors + HookFailure.allCases.count
+    private static let row = durations + HookFigures.bounds.count + 1
+    private let cells = Mutex([UInt64](repeating: 0, count: row * PluginHook.allCases.count))
 
-    private static func index(_ hook: PluginHook) -> Int { Int(hook.rawValue) - 1 }
+    private static func start(_ hook: PluginHook) -> Int { (Int(hook.rawValue) - 1) * row }
 
-    func called(_ hook: PluginHook, nanoseconds: UInt64, slow: Bool, failure: HookFailure?) {
+    /// The bucket of a duration, by comparison: the bounds are few and short calls stand first.
+    private static func bucket(_ nanoseconds: UInt64) -> Int {
         var bucket = 0
         while bucket < HookFigures.bounds.count && nanoseconds > HookFigures.bounds[bucket] { bucket += 1 }
-        figures.withLock { figures in
-            let i = Self.index(hook)
-            figures[i].calls &+= 1
-            figures[i].nanoseconds &+= nanoseconds
-            figures[i].durations[bucket] &+= 1
-            if slow { figures[i].slow &+= 1 }
-            if let failure { figures[i].errors[failure.rawValue] &+= 1 }
+        return bucket
+    }
+
+    func called(_ hook: PluginHook, nanoseconds: UInt64, slow: Bool, failure: HookFailure?) {
+        let start = Self.start(hook)
+        let duration = start + Self.durations + Self.bucket(nanoseconds)
+        cells.withLock { cells in
+            cells[start] &+= 1
+            cells[start + 5] &+= nanoseconds
+            cells[duration] &+= 1
+            if slow { cells[start + 3] &+= 1 }
+            if let failure { cells[start + Self.errors + failure.rawValue] &+= 1 }
         }
     }
 
-    func denied(_ hook: PluginHook) { figures.withLock { $0[Self.index(hook)].denies &+= 1 } }
-    func warned(_ hook: PluginHook) { figures.withLock { $0[Self.index(hook)].warns &+= 1 } }
-    func skipped(_ hook: PluginHook) { figures.withLock { $0[Self.index(hook)].skips &+= 1 } }
+    func denied(_ hook: PluginHook) { cells.withLock { $0[Self.start(hook) + 1] &+= 1 } }
+    func warned(_ hook: PluginHook) { cells.withLock { $0[Self.start(hook) + 2] &+= 1 } }
+    func skipped(_ hook: PluginHook) { cells.withLock { $0[Self.start(hook) + 4] &+= 1 } }
 
     func add(to total: inout [HookFigures]) {
-        figures.withLock { figures in
-            for i in total.indices { total[i] += figures[i] }
+        let cells = cells.withLock { $0 }
+        for (hook, i) in zip(PluginHook.allCases, total.indices) {
+            let row = cells[Self.start(hook)..<Self.start(hook) + Self.row]
+            let first = row.startIndex
+            total[i].calls &+= row[first]
+            total[i].denies &+= row[first + 1]
+            total[i].warns &+= row[first + 2]
+            total[i].slow &+= row[first + 3]
+            total[i].skips &+= row[first + 4]
+            total[i].nanoseconds &+= row[first + 5]
+            for j in total[i].errors.indices { total[i].errors[j] &+= row[first + Self.errors + j] }
+            for j in total[i].durations.indices { total[i].durations[j] &+= row[first + Self.durations + j] }
         }
     }
 }

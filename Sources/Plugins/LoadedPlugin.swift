@@ -103,6 +103,9 @@ package final class LoadedPlugin: @unchecked Sendable {
     let functions: UnsafeMutableBufferPointer<moonraft_function>
     let sources: OpaquePointer
     let prefixes: [[UInt8]]
+    private let authzRPCs: RPCSet
+    private let admissionRPCs: RPCSet
+    let auditRPCs: RPCSet
 
     package var version: String { manifest.version }
 
@@ -124,6 +127,9 @@ package final class LoadedPlugin: @unchecked Sendable {
         order = binding.order ?? manifest.priority
         match = manifest.match.overridden(by: binding.match)
         prefixes = (match.prefixes ?? []).contains([]) ? [] : match.prefixes ?? []
+        authzRPCs = (match.rpcs ?? .all).subtracting(RPCSet(.authenticate))
+        admissionRPCs = match.rpcs.map { $0.intersection(.admissible) } ?? .writes
+        auditRPCs = match.rpcs ?? .all
         hooks = binding.mode == .off ? [] : manifest.hooks
         do {
             try Self.check(binding, manifest, match, environment.limits)
@@ -248,9 +254,9 @@ package final class LoadedPlugin: @unchecked Sendable {
     /// The calls for which a hook runs.
     package func rpcs(_ hook: PluginHook) -> RPCSet {
         switch hook {
-        case .authz: (match.rpcs ?? .all).subtracting(RPCSet(.authenticate))
-        case .admitMutate, .admitValidate: match.rpcs.map { $0.intersection(.admissible) } ?? .writes
-        case .audit: match.rpcs ?? .all
+        case .authz: authzRPCs
+        case .admitMutate, .admitValidate: admissionRPCs
+        case .audit: auditRPCs
         default: []
         }
     }

@@ -14,9 +14,27 @@ package final class LoopPlugins {
 
     private let scope: HookScope
     private let vms: [PluginVM?]
-    private var breakers: [[CircuitBreaker]]
+    /// By request hook, in the order in which they run.
+    private let links: [[Link]]
     private let clock: PluginClock
     private var tokens = TokenCache()
+
+    /// One hook of one plugin.
+    private final class Link {
+        let plugin: LoadedPlugin
+        let vm: PluginVM
+        let rpcs: RPCSet
+        let isOpen: Bool
+        /// Used when the hook's failure is open.
+        var breaker = CircuitBreaker()
+
+        init(_ plugin: LoadedPlugin, _ vm: PluginVM, _ hook: PluginHook) {
+            self.plugin = plugin
+            self.vm = vm
+            rpcs = plugin.rpcs(hook)
+            isOpen = plugin.failurePolicy(hook) == .open
+        }
+    }
 
     /// Builds the VMs. One whose `init` fails here, though it passed the check of the set, fails its calls by
     /// policy and is tried again.
@@ -29,7 +47,7 @@ package final class LoopPlugins {
         let scope = HookScope(environment: set.environment, storeView: storeView)
         self.scope = scope
         clock = set.environment.clock
-        vms = set.plugins.map { plugin -> PluginVM? in
+        let vms = set.plugins.map { plugin -> PluginVM? in
             let hooks: HookSet = role == .worker ? .authn : .request
             guard !plugin.hooks.isDisjoint(with: hooks) else { return nil }
             let vm = PluginVM(plugin, role: role, scope: scope)
@@ -40,7 +58,10 @@ package final class LoopPlugins {
             }
             return vm
         }
-        breakers = set.plugins.map { _ in PluginHook.requestHooks.map { _ in CircuitBreaker() } }
+        self.vms = vms
+        links = PluginHook.requestHooks.map { hook in
+            set.chain(hook).compactMap { index in vms[index].map { Link(set.plugins[index], $0, hook) } }
+        }
     }
 
     /// Forgets the records of the request before.
@@ -82,27 +103,23 @@ package final class LoopPlugins {
         var warnings: [String] = []
         var isShown = false
         let rpc = scope.request.rpc
-        for index in set.chain(hook) {
-            let plugin = set.plugins[index]
-            guard plugin.rpcs(hook).contains(rpc), plugin.matches(scope.request.ops, identity), let vm = vms[index] else {
-                continue
-            }
+        for link in links[Int(hook.rawValue - PluginHook.authn.rawValue)] {
+            guard link.rpcs.contains(rpc), link.plugin.matches(scope.request.ops, identity) else { continue }
             if !isShown {
                 scope.show(identity)
                 isShown = true
             }
-            if let decision = runOne(hook, plugin, vm, index, &warnings) { return decision }
+            if let decision = runOne(hook, link, &warnings) { return decision }
         }
         return warnings.isEmpty ? .allow : .allow(warnings: warnings)
     }
 
     /// Nil: the chain goes on.
-    private func runOne(
-        _ hook: PluginHook, _ plugin: LoadedPlugin, _ vm: PluginVM, _ index: Int, _ warnings: inout [String]
-    ) -> Decision? {
-        let isOpen = plugin.failurePolicy(hook) == .open
-        let breaker = Int(hook.rawValue - PluginHook.authn.rawValue)
-        if isOpen && !breakers[index][breaker].allows(now: clock.monotonic()) {
+    private func runOne(_ hook: PluginHook, _ link: Link, _ warnings: inout [String]) -> Decision? {
+        let plugin = link.plugin
+        let vm = link.vm
+        let isOpen = link.isOpen
+        if isOpen && !link.breaker.allows(now: clock.monotonic()) {
             vm.counters.skipped(hook)
             note(plugin, hook, .skipped, vm: nil, text: "circuit breaker open")
             return nil
@@ -124,7 +141,7 @@ package final class LoopPlugins {
         }
         do throws(PluginVM.Failure) {
             let verdict = try vm.call(hook, face1: MOONRAFT_HANDLE_REQ, face2: MOONRAFT_HANDLE_ID)
-            if isOpen { breakers[index][breaker].succeeded() }
+            if isOpen { link.breaker.succeeded() }
             guard case .refused = verdict else {
                 restores = plugin.mode != .enforce
                 if plugin.mode != .audit && !scope.warnings.isEmpty {
@@ -137,7 +154,7 @@ package final class LoopPlugins {
             return try refused(hook, plugin, vm, &warnings)
         } catch {
             restores = true
-            if isOpen { breakers[index][breaker].failed(now: clock.monotonic()) }
+            if isOpen { link.breaker.failed(now: clock.monotonic()) }
             note(plugin, hook, .error, vm: vm, text: "\(error.kind.name): \(error.text)")
             guard !isOpen, plugin.mode == .enforce else {
                 if plugin.mode == .warn {
@@ -227,10 +244,8 @@ package final class LoopPlugins {
         }
         scope.metadata = request.metadata
         show(request)
-        for index in set.chain(.authn) {
-            let plugin = set.plugins[index]
-            guard let vm = vms[index] else { continue }
-            if let outcome = authenticateOne(plugin, vm, request, cacheKey) { return outcome }
+        for link in links[0] {
+            if let outcome = authenticateOne(link.plugin, link.vm, request, cacheKey) { return outcome }
         }
         return .pass
     }

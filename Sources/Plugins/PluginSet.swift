@@ -186,8 +186,6 @@ extension LoadedPlugin {
         if let stages = match.stages, !stages.contains(stage) { return false }
         return auditRPCs.contains(request.rpc) && matches(request.ops, identity)
     }
-
-    var auditRPCs: RPCSet { match.rpcs ?? .all }
 }
 
 /// The set in use, swapped atomically. Loops compare `generation` and make new ``LoopPlugins`` when it changed.
