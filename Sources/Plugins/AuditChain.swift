@@ -13,27 +13,40 @@ import Crypto
 /// the end show only against a number and hash noted elsewhere.
 package struct AuditChain: Sendable {
     package private(set) var sequence: UInt64 = 0
-    package private(set) var last = String(repeating: "0", count: 64)
+    /// The hash of the line before, as hexadecimal text.
+    private var last = start
+    private static let start = [UInt8](repeating: UInt8(ascii: "0"), count: 64)
     private let key: SymmetricKey?
 
     package init(key: [UInt8]?) { self.key = key.map { SymmetricKey(data: $0) } }
 
-    private func hash(_ bytes: some Collection<UInt8>) -> String {
-        let bytes = Array(bytes)
-        if let key { return Hex.encode(HMAC<SHA256>.authenticationCode(for: bytes, using: key)) }
-        return Hex.encode(SHA256.hash(data: bytes))
+    /// The hash of a line's covered bytes, as hexadecimal text.
+    private func hash(_ bytes: [UInt8]) -> [UInt8] {
+        var text: [UInt8] = []
+        text.reserveCapacity(64)
+        if let key {
+            Hex.append(HMAC<SHA256>.authenticationCode(for: bytes, using: key), to: &text)
+        } else {
+            Hex.append(SHA256.hash(data: bytes), to: &text)
+        }
+        return text
     }
 
     /// Links one line; nil when it is no JSON object.
     package mutating func append(_ line: UnsafeRawBufferPointer) -> [UInt8]? {
         guard line.count >= 2, line.first == UInt8(ascii: "{"), line.last == UInt8(ascii: "}") else { return nil }
         var out: [UInt8] = []
-        out.reserveCapacity(line.count + 180)
-        out.append(contentsOf: line.dropLast())
-        if line.count > 2 { out.append(UInt8(ascii: ",")) }
-        out.append(contentsOf: "\"seq\":\(sequence + 1),\"prev\":\"\(last)\"".utf8)
+        out.reserveCapacity(line.count + 200)
+        out.append(contentsOf: UnsafeRawBufferPointer(rebasing: line.dropLast()))
+        out.add(line.count > 2 ? ",\"seq\":" : "\"seq\":")
+        out.add(decimal: sequence + 1)
+        out.add(",\"prev\":\"")
+        out.append(contentsOf: last)
+        out.add("\"")
         let hash = hash(out)
-        out.append(contentsOf: ",\"hash\":\"\(hash)\"}".utf8)
+        out.add(",\"hash\":\"")
+        out.append(contentsOf: hash)
+        out.add("\"}")
         sequence += 1
         last = hash
         return out
@@ -45,8 +58,8 @@ package struct AuditChain: Sendable {
     /// The chain's fields of a written line.
     struct Link {
         let sequence: UInt64
-        let previous: String
-        let hash: String
+        let previous: [UInt8]
+        let hash: [UInt8]
         /// The bytes the hash covers.
         let covered: ArraySlice<UInt8>
     }
@@ -71,9 +84,7 @@ package struct AuditChain: Sendable {
         guard before.dropLast(digits.count).suffix(sequenceMark.count).elementsEqual(sequenceMark),
             let sequence = UInt64(String(decoding: digits.reversed(), as: UTF8.self))
         else { return nil }
-        return Link(
-            sequence: sequence, previous: String(decoding: previous, as: UTF8.self),
-            hash: String(decoding: hash, as: UTF8.self), covered: covered)
+        return Link(sequence: sequence, previous: Array(previous), hash: Array(hash), covered: covered)
     }
 
     /// Continues after a line of an existing file. Its own hash is not checked here; verification does that.
@@ -147,9 +158,9 @@ package struct AuditChain: Sendable {
     ) throws(Defect) {
         func defect(_ message: String) -> Defect { Defect(file: path, line: number, message: message) }
         guard let link = Self.link(line) else { throw defect("the record has no chain fields at its end") }
-        guard hash(link.covered) == link.hash else { throw defect("record \(link.sequence) was changed, or the key is wrong") }
+        guard hash(Array(link.covered)) == link.hash else { throw defect("record \(link.sequence) was changed, or the key is wrong") }
         if report.records == 0 {
-            if link.sequence == 1 && link.previous != String(repeating: "0", count: 64) {
+            if link.sequence == 1 && link.previous != Self.start {
                 throw defect("record 1 does not start a chain")
             }
             report.firstSequence = link.sequence
@@ -157,12 +168,12 @@ package struct AuditChain: Sendable {
             guard link.sequence == report.lastSequence &+ 1 else {
                 throw defect("record \(link.sequence) follows record \(report.lastSequence): missing or out of order")
             }
-            guard link.previous == report.lastHash else {
+            guard link.previous.elementsEqual(report.lastHash.utf8) else {
                 throw defect("record \(link.sequence) does not continue record \(report.lastSequence)")
             }
         }
         report.records += 1
         report.lastSequence = link.sequence
-        report.lastHash = link.hash
+        report.lastHash = String(decoding: link.hash, as: UTF8.self)
     }
 }

@@ -1,5 +1,9 @@
 import CLua
 
+#if canImport(Glibc)
+    import Glibc
+#endif
+
 // Sinks and audit records for scripts.
 extension PluginVM {
     private static let maximumSinks = 8
@@ -90,7 +94,7 @@ extension PluginVM {
         guard sinks.indices.contains(number - 1) else { throw HostError("no such sink") }
         let line = try a.bytes(1, "line")
         guard line.count <= Self.maximumLineBytes else { throw HostError("the line is larger than 1 MiB") }
-        guard !line.contains(0x0A) else { throw HostError("the line has a newline inside") }
+        guard line.baseAddress.map({ memchr($0, 0x0A, line.count) == nil }) ?? true else { throw HostError("the line has a newline inside") }
         moonraft_vm_charge(vm, UInt64(line.count / 64 + 20))
         guard let sink = sinks[number - 1].sink else {
             moonraft_vm_return_boolean(vm, 0)
@@ -152,36 +156,44 @@ extension PluginVM {
                 }))
     }
 
+    /// Renders the record. The options of the call before are kept with their parsed form, since a plugin asks for
+    /// the same again and again.
     func recordJSON(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         guard let record = scope.record else { throw HostError("there is no record here") }
-        var options = AuditJSONOptions()
-        if !a.isNil(1) {
-            guard let pairs = a.any(1).pairs else { throw HostError("options must be a table") }
-            for pair in pairs {
-                switch pair.key.string {
-                case "level":
-                    guard let text = pair.value.string, let level = AuditJSONOptions.Level(rawValue: text) else {
-                        throw HostError("level must be \"metadata\", \"keys\", \"keys+hash\" or \"full\"")
-                    }
-                    options.level = level
-                case "hash_key":
-                    guard case .handle(_, let number) = pair.value, plugin.secrets.indices.contains(Int(number) - 1) else {
-                        throw HostError("hash_key must be a secret of the configuration")
-                    }
-                    options.hashKey = plugin.secrets[Int(number) - 1]
-                case "key_hash":
-                    guard let items = pair.value.items else { throw HostError("key_hash must be an array of prefixes") }
-                    options.hashedPrefixes = items.compactMap(\.bytes)
-                case "extra":
-                    guard let pairs = pair.value.pairs else { throw HostError("extra must be a table") }
-                    options.extra = pairs
-                default: throw HostError("unknown option \(pair.key.described)")
-                }
-            }
+        let encoded = a.encoded(1)
+        if recordWriter == nil || encoded.count != recordOptions.count || !recordOptions.elementsEqual(encoded) {
+            recordWriter = AuditRecordJSON(options: a.isNil(1) ? AuditJSONOptions() : try jsonOptions(a.any(1)))
+            recordOptions = Array(encoded)
         }
-        var writer = AuditRecordJSON(options: options)
-        let line = writer.encode(record)
+        guard let line = recordWriter?.encode(record) else { return }
         moonraft_vm_charge(vm, UInt64(line.count / 16 + 50))
         returnBytes(vm, line)
+    }
+
+    private func jsonOptions(_ value: LuaValue) throws(HostError) -> AuditJSONOptions {
+        var options = AuditJSONOptions()
+        guard let pairs = value.pairs else { throw HostError("options must be a table") }
+        for pair in pairs {
+            switch pair.key.string {
+            case "level":
+                guard let text = pair.value.string, let level = AuditJSONOptions.Level(rawValue: text) else {
+                    throw HostError("level must be \"metadata\", \"keys\", \"keys+hash\" or \"full\"")
+                }
+                options.level = level
+            case "hash_key":
+                guard case .handle(let kind, let number) = pair.value, kind == MOONRAFT_HANDLE_SECRET.int32,
+                    plugin.secrets.indices.contains(Int(number) - 1)
+                else { throw HostError("hash_key must be a secret of the configuration") }
+                options.hashKey = plugin.secrets[Int(number) - 1]
+            case "key_hash":
+                guard let items = pair.value.items else { throw HostError("key_hash must be an array of prefixes") }
+                options.hashedPrefixes = items.compactMap(\.bytes)
+            case "extra":
+                guard let pairs = pair.value.pairs else { throw HostError("extra must be a table") }
+                options.extra = pairs
+            default: throw HostError("unknown option \(pair.key.described)")
+            }
+        }
+        return options
     }
 }

@@ -66,6 +66,14 @@ struct HostArguments {
         return Int(value.integer)
     }
 
+    /// The encoded form of a table; empty for other values.
+    func encoded(_ index: Int) -> UnsafeRawBufferPointer {
+        guard let value = value(index), value.type == MOONRAFT_MAP.int32 || value.type == MOONRAFT_ARRAY.int32 else {
+            return UnsafeRawBufferPointer(start: nil, count: 0)
+        }
+        return UnsafeRawBufferPointer(start: value.bytes, count: value.count)
+    }
+
     func isHandle(_ index: Int, _ kind: Int) -> Bool {
         guard let value = value(index) else { return false }
         return value.type == MOONRAFT_HANDLE.int32 && value.handle_kind == kind.int32

@@ -42,6 +42,9 @@ final class PluginVM {
     var sinks: [(options: SinkOptions, sink: (any PluginSink)?)] = []
     var keySets: [JWTKeySet] = []
     var bcryptCalls = 0
+    /// The options of the last rec:json and the writer made from them.
+    var recordOptions: [UInt8] = []
+    var recordWriter: AuditRecordJSON?
     /// Sinks with lines that are not flushed yet.
     var dirtySinks: Set<Int> = []
     /// Set when lines were lost with a dropped VM; the next flush reports it.

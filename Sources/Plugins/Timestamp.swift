@@ -7,8 +7,15 @@ enum Timestamp {
     }
 
     static func rfc3339(microseconds: Int64) -> String? {
+        var out: [UInt8] = []
+        append(microseconds: microseconds, to: &out)
+        return out.isEmpty ? nil : String(decoding: out, as: UTF8.self)
+    }
+
+    /// Appends the text; nothing outside years 0 to 9999.
+    static func append(microseconds: Int64, to out: inout [UInt8]) {
         let day: Int64 = 86_400_000_000
-        guard microseconds >= -62_167_219_200_000_000, microseconds < 253_402_300_800_000_000 else { return nil }
+        guard microseconds >= -62_167_219_200_000_000, microseconds < 253_402_300_800_000_000 else { return }
         var days = microseconds / day
         var rest = microseconds % day
         if rest < 0 {
@@ -17,12 +24,20 @@ enum Timestamp {
         }
         let (year, month, dayOfMonth) = civil(days)
         let second = rest / 1_000_000
-        func pad(_ value: Int64, _ width: Int) -> String {
-            let text = String(value)
-            return String(repeating: "0", count: max(0, width - text.count)) + text
-        }
-        return "\(pad(year, 4))-\(pad(month, 2))-\(pad(dayOfMonth, 2))T\(pad(second / 3600, 2)):"
-            + "\(pad(second / 60 % 60, 2)):\(pad(second % 60, 2)).\(pad(rest % 1_000_000, 6))Z"
+        out.add(padded: year, 4)
+        out.add("-")
+        out.add(padded: month, 2)
+        out.add("-")
+        out.add(padded: dayOfMonth, 2)
+        out.add("T")
+        out.add(padded: second / 3600, 2)
+        out.add(":")
+        out.add(padded: second / 60 % 60, 2)
+        out.add(":")
+        out.add(padded: second % 60, 2)
+        out.add(".")
+        out.add(padded: rest % 1_000_000, 6)
+        out.add("Z")
     }
 
     /// Reads RFC 3339 with `Z` or an offset; seconds since 1970, or nil.

@@ -89,7 +89,7 @@ enum TestValues {
         var pairs: [(String, LuaValue)] = [("rpc", .text("\(request.rpc.name)"))]
         if request.rpc != .txn, let op = request.ops.first { pairs.append(contentsOf: fields(op)) }
         pairs.append(
-            ("ops", .array(request.ops.map { .table([("kind", .text(AuditRecordJSON.kindName($0.kind))), ("path", .text($0.path))] + fields($0)) })))
+            ("ops", .array(request.ops.map { .table([("kind", .text("\(AuditRecordJSON.kindName($0.kind))")), ("path", .text($0.path))] + fields($0)) })))
         return .table(pairs)
     }
 
