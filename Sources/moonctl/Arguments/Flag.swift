@@ -90,9 +90,11 @@ enum GoNumber {
             }
             if radix == 10, digits.count > 1, digits.first == "0" { radix = 8 }
         }
-        let isNumber = !digits.isEmpty && digits.allSatisfy {
-            $0.isASCII && ($0.hexDigitValue.map { $0 < radix } ?? false)
-        }
+        let isNumber =
+            !digits.isEmpty
+            && digits.allSatisfy {
+                $0.isASCII && ($0.hexDigitValue.map { $0 < radix } ?? false)
+            }
         guard isNumber else { throw .syntax(function, text) }
         guard let value = Int64((isNegative ? "-" : "") + digits, radix: radix) else {
             throw .range(function, text)

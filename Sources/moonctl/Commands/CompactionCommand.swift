@@ -8,7 +8,7 @@ enum CompactionCommand {
         flags: [
             .bool(
                 "physical",
-                "'true' to wait for compaction to physically remove all old revisions"),
+                "'true' to wait for compaction to physically remove all old revisions")
         ],
         run: run)
 

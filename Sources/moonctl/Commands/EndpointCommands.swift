@@ -114,11 +114,11 @@ enum EndpointCommands {
         _ invocation: Invocation, _ session: Session, _ purpose: String,
         _ body: (String, ClusterClient) async throws(RPCStatus) -> Void
     ) async throws(CommandError) -> String? {
+        try await session.authenticate()
         var failure: String?
         for endpoint in try await session.endpoints(cluster: invocation.bool("cluster")) {
-            let client = ClusterClient([endpoint], session.options)
+            let client = ClusterClient(endpoint, of: session.client)
             do throws(RPCStatus) {
-                try await client.authenticate()
                 try await body(endpoint.text, client)
             } catch {
                 failure = error.clientText

@@ -30,7 +30,7 @@ enum GetCommand {
 
     @Sendable private static func run(_ invocation: Invocation) async throws(CommandError) {
         let request = try request(invocation)
-        let session = try Session(invocation, printing: Etcdserverpb_RangeResponse.self)
+        let session = try Session(invocation, printing: nil)
         if request.countOnly && session.options.format != .fields {
             throw .badArguments("--count-only is only for `--write-out=fields`")
         }
@@ -40,6 +40,7 @@ enum GetCommand {
             }
             session.style.valuesOnly = true
         }
+        try session.require(Etcdserverpb_RangeResponse.self)
         let reply: Etcdserverpb_RangeResponse
         if invocation.bool("stream") {
             reply = try await readStream(request, session)

@@ -7,7 +7,7 @@ enum LeaseKeepAlive {
         name: "keep-alive", usage: "keep-alive [options] <leaseID>",
         summary: "Keeps leases alive (renew)",
         flags: [
-            .bool("once", "Resets the keep-alive time to its original value and exits immediately"),
+            .bool("once", "Resets the keep-alive time to its original value and exits immediately")
         ],
         run: run)
 

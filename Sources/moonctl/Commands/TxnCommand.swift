@@ -13,30 +13,33 @@ enum TxnCommand {
         if !invocation.arguments.isEmpty {
             throw .badArguments("txn command does not accept argument")
         }
-        let session = try Session(invocation, printing: Etcdserverpb_TxnResponse.self)
-        let isInteractive = invocation.bool("interactive")
+        let session = try Session(invocation, printing: nil)
+        let prompt = { (text: String) in
+            if invocation.bool("interactive") { session.line(text) }
+        }
         var input = StandardInput()
         var request = Etcdserverpb_TxnRequest()
-        if isInteractive { session.line("compares:") }
-        for line in try paragraph(&input) { request.compare.append(try TxnText.compare(line)) }
-        if isInteractive { session.line("success requests (get, put, del):") }
-        for line in try paragraph(&input) { request.success.append(try operation(line)) }
-        if isInteractive { session.line("failure requests (get, put, del):") }
-        for line in try paragraph(&input) { request.failure.append(try operation(line)) }
+        prompt("compares:")
+        request.compare = try read(&input, TxnText.compare)
+        prompt("success requests (get, put, del):")
+        request.success = try read(&input, operation)
+        prompt("failure requests (get, put, del):")
+        request.failure = try read(&input, operation)
+        try session.require(Etcdserverpb_TxnResponse.self)
         let reply: Etcdserverpb_TxnResponse = try await session.call(.txn, request)
         try session.print(reply)
     }
 
-    /// The lines up to the next empty one.
-    private static func paragraph(
-        _ input: inout StandardInput
-    ) throws(CommandError) -> [[UInt8]] {
-        var lines: [[UInt8]] = []
+    /// Reads the lines up to the next empty one, each as soon as it is there.
+    private static func read<Item>(
+        _ input: inout StandardInput, _ parse: ([UInt8]) throws(CommandError) -> Item
+    ) throws(CommandError) -> [Item] {
+        var items: [Item] = []
         while true {
             guard let line = input.line() else { throw CommandError(.invalidInput, "EOF") }
             let trimmed = TxnText.trimmed(line)
-            if trimmed.isEmpty { return lines }
-            lines.append(trimmed)
+            if trimmed.isEmpty { return items }
+            items.append(try parse(trimmed))
         }
     }
 

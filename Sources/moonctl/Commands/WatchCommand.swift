@@ -178,6 +178,8 @@ private struct Watch {
         if reply.cancelReason.isEmpty {
             return "etcdserver: mvcc: required revision is a future revision"
         }
+        // A watch that never began is refused with the server's words alone.
+        if reply.created { return reply.cancelReason }
         return RPCStatus(.failedPrecondition, reply.cancelReason).clientText
     }
 

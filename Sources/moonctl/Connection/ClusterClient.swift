@@ -34,6 +34,15 @@ final class ClusterClient {
         self.configuration = configuration
     }
 
+    /// A client of another endpoint of the same cluster, with the token of `other`.
+    init(_ endpoint: Endpoint, of other: ClusterClient) {
+        endpoints = [endpoint]
+        options = other.options
+        configuration = other.configuration
+        metadata = other.metadata
+        isAuthenticated = other.isAuthenticated
+    }
+
     deinit { client?.close() }
 
     // MARK: Connecting

@@ -1,3 +1,4 @@
+import Glibc
 import NIOCore
 import NIOPosix
 import RPC
@@ -53,9 +54,16 @@ struct Endpoint: Sendable {
     }
 
     private static func reason(_ error: any Error) -> String {
-        guard let all = error as? NIOConnectionError else { return "\(error)" }
-        if let first = all.connectionErrors.first { return "\(first.error)" }
-        return "\(all.dnsAError ?? all.dnsAAAAError ?? error)"
+        switch error {
+        case let error as IOError: String(cString: strerror(error.errnoCode))
+        case let all as NIOConnectionError:
+            if let first = all.connectionErrors.first {
+                reason(first.error)
+            } else {
+                "\(all.dnsAError ?? all.dnsAAAAError ?? error)"
+            }
+        default: "\(error)"
+        }
     }
 }
 

@@ -17,7 +17,8 @@ enum HTTPExchange {
     ) throws(ConnectError) -> Reply {
         let socket = try connect(endpoint, timeout)
         defer { close(socket) }
-        let request = "\(method) \(path) HTTP/1.1\r\nHost: \(host(endpoint))\r\n"
+        let request =
+            "\(method) \(path) HTTP/1.1\r\nHost: \(host(endpoint))\r\n"
             + "User-Agent: \(Moonctl.name)\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         var rest = Array(request.utf8)[...]
         while !rest.isEmpty {

@@ -9,12 +9,17 @@ final class Session {
     var style: OutputStyle
     private var output = Output()
 
-    /// Refuses a format that `report` does not have before anything is sent.
+    /// Refuses a format that `report` does not have, before anything is sent.
     init(_ invocation: Invocation, printing report: (any Report.Type)?) throws(CommandError) {
         options = try GlobalOptions(invocation)
         style = OutputStyle(isHex: options.isHex)
         client = ClusterClient(try Self.parse(options.endpoints), options)
         try report?.require(options.format)
+    }
+
+    /// For commands that must look at the format or at their input before they know.
+    func require(_ report: any Report.Type) throws(CommandError) {
+        try report.require(options.format)
     }
 
     static func parse(_ texts: [String]) throws(CommandError) -> [Endpoint] {

@@ -38,7 +38,8 @@ enum GoText {
     private static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
         switch scalar.properties.generalCategory {
         case .control, .format, .surrogate, .privateUse, .unassigned, .lineSeparator,
-            .paragraphSeparator: false
+            .paragraphSeparator:
+            false
         case .spaceSeparator: scalar == " "
         default: true
         }
@@ -105,13 +106,14 @@ struct UTF8Scanner {
 
     mutating func next() -> Piece? {
         guard let first = rest.first else { return nil }
-        let length = switch first {
-        case 0x00...0x7F: 1
-        case 0xC2...0xDF: 2
-        case 0xE0...0xEF: 3
-        case 0xF0...0xF4: 4
-        default: 0
-        }
+        let length =
+            switch first {
+            case 0x00...0x7F: 1
+            case 0xC2...0xDF: 2
+            case 0xE0...0xEF: 3
+            case 0xF0...0xF4: 4
+            default: 0
+            }
         let bytes = rest.prefix(length)
         if length > 0, bytes.count == length,
             let text = String(validating: bytes, as: UTF8.self), let scalar = text.unicodeScalars.first

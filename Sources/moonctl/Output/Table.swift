@@ -10,7 +10,7 @@ struct Table {
         let head = headings.map { [$0.uppercased()] }
         let body = rows.map { row in row.map(Self.fold) }
         let widths = headings.indices.map { column in
-            ([head] + body).flatMap { $0[column] }.map(Self.width).max() ?? 0
+            ([head] + body).map { Self.width(of: $0[column]) }.max() ?? 0
         }
         let border = "+" + widths.map { String(repeating: "-", count: $0 + 2) + "+" }.joined() + "\n"
         var text = border
@@ -25,7 +25,12 @@ struct Table {
                 text += "\n"
             }
         }
-        return rows.isEmpty ? text : text + border
+        return text + border
+    }
+
+    /// A folded text takes the whole width that it was folded to.
+    private static func width(of cell: [String]) -> Int {
+        max(cell.map(width).max() ?? 0, cell.count > 1 ? foldWidth : 0)
     }
 
     private static func width(_ text: String) -> Int { text.unicodeScalars.count }
@@ -36,8 +41,8 @@ struct Table {
 
     private static func center(_ text: String, _ width: Int) -> String {
         let gap = max(0, width - Self.width(text))
-        let left = (gap + 1) / 2
-        return String(repeating: " ", count: left) + text + String(repeating: " ", count: gap - left)
+        let left = String(repeating: " ", count: gap / 2)
+        return left + text + String(repeating: " ", count: gap - gap / 2)
     }
 
     /// Breaks a text between words so that the sum of the squared gaps at the ends of all lines
