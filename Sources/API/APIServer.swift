@@ -17,6 +17,8 @@ package final class APIServer: Sendable {
     private let rangeThread: RangeThread
     private let rangeThreadHandle: OwnedThread
     private let policy: PolicyEngine?
+    private let collector: MetricsCollector
+    private let metricsServer = Mutex<RPCServer?>(nil)
 
     /// The contexts by loop index, each used on its own loop only.
     private final class LoopContexts: @unchecked Sendable {
@@ -44,6 +46,7 @@ package final class APIServer: Sendable {
         let slow = options.slowRequestNanoseconds
         let collector = MetricsCollector(
             node: node, options: options, policy: policy, admin: admin)
+        self.collector = collector
         rpc = try RPCServer(group: group, configuration: configuration) { loop in
             do {
                 let context = LoopContext(
@@ -67,8 +70,27 @@ package final class APIServer: Sendable {
     /// Answers of the replica thread, one sink for each loop.
     package var sinks: [any AnswerSink] { rpc.loops.map { LoopAnswers($0) } }
 
+    /// A second server on the same loops for `/metrics` and the health pages alone, for scrapers
+    /// that must not reach the data.
+    package func makeMetricsServer() throws -> RPCServer {
+        let contexts = contexts
+        let collector = collector
+        let server = try RPCServer(group: group, configuration: rpc.configuration) { loop in
+            guard let context = contexts.all.first(where: { $0.loop.index == loop.index }) else {
+                preconditionFailure("no services on loop \(loop.index)")
+            }
+            let http = HTTPEndpoints(context, admin: nil) { collector.collect(on: $0) }
+            return LoopServices(routes: RouteTable([])) { request, loop, responder in
+                http.handleMonitoring(request, loop, responder)
+            }
+        }
+        metricsServer.withLock { $0 = server }
+        return server
+    }
+
     /// Ends all connections gracefully, then stops the loops and the range thread.
     package func stop() throws {
+        try metricsServer.withLock { $0 }?.close()
         try rpc.drainAndClose()
         rangeThread.stop()
         rangeThreadHandle.join()

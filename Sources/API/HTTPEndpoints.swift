@@ -37,6 +37,16 @@ final class HTTPEndpoints {
         }
     }
 
+    /// What the listeners for monitoring serve.
+    func handleMonitoring(
+        _ request: HTTPRequest, _ loop: ServerLoop, _ responder: HTTPResponder
+    ) {
+        switch request.path.split(separator: "/", omittingEmptySubsequences: true).first {
+        case "metrics", "health", "livez", "readyz": handle(request, loop, responder)
+        default: text(responder, 404, "404 page not found\n")
+        }
+    }
+
     // MARK: /plugins, for operators on this machine
 
     private func plugins(
@@ -80,7 +90,7 @@ final class HTTPEndpoints {
     private func onlyGet(
         _ request: HTTPRequest, _ responder: HTTPResponder, _ body: (HTTPResponder) -> Void
     ) {
-        if request.method == "GET" || request.method == "HEAD" { return body(responder) }
+        if request.method == "GET" { return body(responder) }
         responder.respond(
             405,
             headers: [
@@ -169,8 +179,6 @@ final class HTTPEndpoints {
                 ["data_corruption", "serializable_read", "linearizable_read", "non_learner", "plugins"]
             }
         }
-
-        var name: String { self == .livez ? "livez" : "readyz" }
     }
 
     private func checks(
@@ -199,8 +207,8 @@ final class HTTPEndpoints {
                     lines += "[+]\(name) ok\n"
                 }
             }
-            if failed { return text(responder, 503, lines + "\(probe.name) check failed\n") }
-            text(responder, 200, isVerbose ? lines + "\(probe.name) check passed\n" : "ok\n")
+            if failed { return text(responder, 503, lines) }
+            text(responder, 200, isVerbose ? lines + "ok\n" : "ok\n")
         }
     }
 

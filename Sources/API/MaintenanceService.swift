@@ -223,18 +223,24 @@ final class MaintenanceService {
     ) {
         let loop = context.loop
         let back = LoopReturn { [context] (result: Result<Value, RPCStatus>) in
+            var status = RPCStatus.ok
             switch result {
             case .success(let value): call.respond(reply(value))
-            case .failure(let status): call.finish(status)
+            case .failure(let failure):
+                status = failure
+                call.finish(failure)
             }
-            trail?.completed(.ok, revision: 0, index: 0, term: 0)
+            trail?.completed(status, revision: 0, index: 0, term: 0)
             context.observer.finished(call)
         }
         let queued = context.node.onBackend { backend in
             let result = work(backend)
             loop.eventLoop.execute { loop.batch { back.body(result) } }
         }
-        if !queued { call.finish(.tooManyRequests) }
+        if !queued {
+            call.finish(.tooManyRequests)
+            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
+        }
     }
 
     private func decode<Message: SwiftProtobuf.Message>(

@@ -21,6 +21,7 @@ final class RangeStreamCall: CallHandler {
     private var chunkKeys: Int64 = 10
     private var hasRequest = false
     private var isBusy = false
+    private var trail: AuditTrail?
 
     init(_ context: LoopContext) { self.context = context }
 
@@ -40,7 +41,8 @@ final class RangeStreamCall: CallHandler {
             }
             remaining = request.limit > 0 ? request.limit : nil
             if let gate = context.gate, gate.selects(.rangeStream, request.key, request.rangeEnd) {
-                return gate.admit(call, .rangeStream, bytes) { [self] message, _ in
+                return gate.admit(call, .rangeStream, bytes) { [self] message, trail in
+                    self.trail = trail
                     begin(message, call)
                 }
             }
@@ -77,10 +79,12 @@ final class RangeStreamCall: CallHandler {
                 if try sendChunk(call) {
                     message = []
                     call.finish(.ok)
+                    trail?.completed(.ok, revision: 0, index: 0, term: 0)
                 }
             } catch {
                 message = []
                 call.finish(RPCStatus(error))
+                trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
             }
         }
     }

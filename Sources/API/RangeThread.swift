@@ -57,6 +57,7 @@ package final class RangeThread: Sendable {
     ) {
         if !jobs.offer(.range(Work(message, call, context, trail))) {
             call.finish(.tooManyRequests)
+            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
         }
     }
 

@@ -29,13 +29,8 @@ final class PendingWrite: ReplyWaiter, @unchecked Sendable {
             if let error = result.error {
                 finish(RPCStatus(error), revision: result.revision, index: index, term: term)
             } else {
-                if let trail {
-                    trail.send(result.body, revision: result.revision, term: term, context)
-                    trail.completed(.ok, revision: result.revision, index: index, term: term)
-                } else {
-                    context.respond(
-                        call, revision: result.revision, term: term, body: result.body)
-                }
+                context.respond(call, revision: result.revision, term: term, body: result.body)
+                trail?.completed(.ok, revision: result.revision, index: index, term: term)
                 context.observer.finished(call)
             }
         case .refused(let error): refuse(error)
@@ -48,7 +43,7 @@ final class PendingWrite: ReplyWaiter, @unchecked Sendable {
     func refuse(_ error: NodeError) { finish(RPCStatus(error), revision: 0, index: 0, term: 0) }
 
     private func finish(_ status: RPCStatus, revision: Int64, index: UInt64, term: UInt64) {
-        call.finish(status, trailers: trail?.trailers ?? [])
+        call.finish(status)
         trail?.completed(status, revision: revision, index: index, term: term)
         context.observer.finished(call)
     }

@@ -99,6 +99,7 @@ final class WatchStream: CallHandler {
         let watcher = Watcher(
             id: id, stream: self, key: key, rangeEnd: request.rangeEnd, variant: request.variant,
             notifiesProgress: request.progressNotify, fragments: request.fragment,
+            requestedRevision: request.startRevision,
             nextRevision: startsNow ? max(current + 1, request.startRevision)
                 : request.startRevision)
         watchers[id] = watcher
@@ -134,9 +135,12 @@ final class WatchStream: CallHandler {
     /// to the revision in the answer.
     private func progress() {
         context.hub.drain()
-        guard watchers.values.allSatisfy({ $0.state == .synced }) else { return }
         let revision = watchers.isEmpty
             ? context.node.store.currentRevision : context.hub.deliveredRevision
+        // A watcher that waits for a revision to come has made no progress to speak of.
+        guard watchers.values.allSatisfy({
+            $0.state == .synced && $0.requestedRevision <= revision
+        }) else { return }
         reply(revision: revision) { $0.int64(2, -1) }
     }
 

@@ -19,6 +19,8 @@ final class Watcher {
     let variant: EventVariant
     let notifiesProgress: Bool
     let fragments: Bool
+    /// As the client asked; 0 for what comes.
+    let requestedRevision: Int64
     var nextRevision: Int64
     var state = State.unsynced
     /// Position in the index of its state; nil while stalled.
@@ -28,7 +30,7 @@ final class Watcher {
 
     init(
         id: Int64, stream: WatchStream, key: [UInt8], rangeEnd: [UInt8], variant: EventVariant,
-        notifiesProgress: Bool, fragments: Bool, nextRevision: Int64
+        notifiesProgress: Bool, fragments: Bool, requestedRevision: Int64, nextRevision: Int64
     ) {
         self.id = id
         self.stream = stream
@@ -37,6 +39,7 @@ final class Watcher {
         self.variant = variant
         self.notifiesProgress = notifiesProgress
         self.fragments = fragments
+        self.requestedRevision = requestedRevision
         self.nextRevision = nextRevision
     }
 }

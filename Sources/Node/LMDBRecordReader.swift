@@ -32,7 +32,9 @@ package final class LMDBRecordReader: RecordReader {
         from: Revision, _ body: (Revision, _ isTombstone: Bool, UnsafeRawBufferPointer) -> Bool
     ) {
         do throws(BackendError) {
-            try RevisionKey(main: from.main, sub: from.sub).withBytes { start throws(BackendError) in
+            // Keys order as unsigned numbers, so a negative start would lie behind every record.
+            let start = RevisionKey(main: max(0, from.main), sub: max(0, from.sub))
+            try start.withBytes { start throws(BackendError) in
                 try reader.scan(.key, from: start) { key, value in
                     guard let revision = RevisionKey(key) else {
                         fatal("backend: bucket key holds a key of \(key.count) bytes")

@@ -1,6 +1,7 @@
 // The running node: opens what is on disk, starts the threads in order, stops them in reverse.
 
 import Events
+import Glibc
 import MVCC
 import Metrics
 import RaftCore
@@ -143,6 +144,18 @@ package final class Node: Sendable {
             loop.run()
         }
         self.thread.withLock { $0 = thread }
+    }
+
+    /// Waits until what the log held is applied and reads can be served.
+    ///
+    /// - Returns: false when that took longer than `seconds`.
+    package func waitUntilReady(seconds: Int) -> Bool {
+        let deadline = monotonicNanoseconds() &+ UInt64(max(0, seconds)) &* 1_000_000_000
+        while !status.readsNeedNoRound.load(ordering: .acquiring) {
+            if monotonicNanoseconds() > deadline { return false }
+            usleep(1_000)
+        }
+        return true
     }
 
     private var ownMember: Member {

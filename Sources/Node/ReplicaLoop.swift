@@ -426,7 +426,7 @@ final class ReplicaLoop {
 
     private func commitBackend() {
         replica.machine.storageBytes = Int64(
-            clamping: status.backendBytes.load(ordering: .relaxed))
+            clamping: status.backendBytesInUse.load(ordering: .relaxed))
         guard let pending = replica.machine.freeze() else {
             return answerCompactionWaiters()
         }

@@ -43,8 +43,8 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
         case .corrupt: "etcdserver: corrupt cluster"
         case .tooManyAlarms: "moonraft: too many alarms"
         case .tooManyMembers: "moonraft: too many members"
-        case .unknownCommand: "moonraft: unknown command in the log"
-        case .malformed: "moonraft: malformed command in the log"
+        case .unknownCommand: "moonraft: unknown command"
+        case .malformed: "moonraft: malformed command"
         }
     }
 }

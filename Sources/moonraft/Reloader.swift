@@ -34,7 +34,13 @@ final class Reloader: Sendable {
                 let text = try ConfigurationFile.read(file)
                 let root = try TOMLDocument.parse(text: text, file: file)
                 let tables = (root["plugin"]?.array ?? []).compactMap(\.table)
-                try engine.reload(try PluginBinding.parse(tables))
+                let bindings = try PluginBinding.parse(tables)
+                // An editor may have cut the file short just now; to run without any policy takes
+                // a restart that says so.
+                guard !bindings.isEmpty else {
+                    throw ConfigurationError(message: "\(file) binds no plugin")
+                }
+                try engine.reload(bindings)
                 bus.publish([.plugin(PluginEvent(kind: .loaded, id: ""))])
                 return nil
             } catch {

@@ -35,7 +35,12 @@ enum ServeVerb {
         // Whatever leaves no safe way on ends the process at once: nothing that is not durable
         // may be acknowledged any more.
         let fatal: FatalHandler = { message in
-            logger.critical("stopping", metadata: ["reason": "\(message)"])
+            logger.critical(
+                "stopping",
+                metadata: [
+                    "reason": "\(message)",
+                    "free_bytes": "\(freeBytes(settings.member.dataDirectory))",
+                ])
             _exit(70)
         }
         let running = try RunningNode(loaded, logger: logger, fatal: fatal)
@@ -51,6 +56,13 @@ enum ServeVerb {
             }
         }
     }
+}
+
+/// Bytes free for us on the file system of a path; a full disk explains many failures.
+private func freeBytes(_ path: String) -> UInt64 {
+    var figures = statvfs()
+    guard statvfs(path, &figures) == 0 else { return 0 }
+    return UInt64(figures.f_bavail) &* UInt64(figures.f_frsize)
 }
 
 /// Blocks signals in all threads started later and hands them out one by one.
@@ -109,9 +121,19 @@ final class RunningNode {
             configuration: RPCServerConfiguration(settings), loopCount: loops, policy: policy,
             admin: reloader?.administration, logger: logger, fatal: fatal)
         node.start(sinks: server.sinks)
-        for url in settings.clients.listen + settings.metrics.listen {
+        if !node.waitUntilReady(seconds: 60) {
+            logger.warning("still applying the log; requests will wait")
+        }
+        try listen(settings.clients.listen, on: server.rpc)
+        if !settings.metrics.listen.isEmpty {
+            try listen(settings.metrics.listen, on: try server.makeMetricsServer())
+        }
+    }
+
+    private func listen(_ urls: [EndpointURL], on rpc: RPCServer) throws {
+        for url in urls {
             do {
-                try server.rpc.bind(host: url.bindHost, port: url.port)
+                try rpc.bind(host: url.bindHost, port: url.port)
             } catch {
                 throw ConfigurationError(message: "cannot listen on \(url): \(error)")
             }

@@ -55,18 +55,23 @@ final class PluginThread: Sendable {
 
     /// Builds the VMs on the calling thread, so that a failure is a start error, and starts.
     func start(_ set: PluginSet) throws {
-        let plugins = try EventsPlugins(set, storeView: nil)
+        let view = PolicyStoreView(store: node.store, reader: try node.makeReader())
+        let plugins = try EventsPlugins(set, storeView: view)
         // Handed over to the thread, which is its only user from here on.
-        let box = Handover(plugins)
-        let handle = OwnedThread(name: "plugins") { [self] in run(box.take()) }
+        let box = Handover(plugins, view)
+        let handle = OwnedThread(name: "plugins") { [self] in run(box.plugins, box.view) }
         thread.withLock { $0 = handle }
     }
 
     private final class Handover: @unchecked Sendable {
         // Unchecked: written before the thread starts, read by it once.
-        private let plugins: EventsPlugins
-        init(_ plugins: EventsPlugins) { self.plugins = plugins }
-        func take() -> EventsPlugins { plugins }
+        let plugins: EventsPlugins
+        let view: PolicyStoreView
+
+        init(_ plugins: EventsPlugins, _ view: PolicyStoreView) {
+            self.plugins = plugins
+            self.view = view
+        }
     }
 
     func stop() {
@@ -108,7 +113,7 @@ final class PluginThread: Sendable {
 
     // MARK: The thread
 
-    private func run(_ first: EventsPlugins) {
+    private func run(_ first: EventsPlugins, _ view: PolicyStoreView) {
         var plugins = first
         let deliveries = EventDeliveries(node: node, fatal: fatal)
         watch(plugins, deliveries)
@@ -134,7 +139,7 @@ final class PluginThread: Sendable {
                     plugins.collectMetrics()
                     done()
                 case .replace(let set, let fallback, let reply):
-                    plugins = replace(plugins, by: set, fallback: fallback, reply)
+                    plugins = replace(plugins, by: set, fallback: fallback, view, reply)
                     watch(plugins, deliveries)
                 case .stop:
                     plugins.shutdown()
@@ -188,17 +193,18 @@ final class PluginThread: Sendable {
 
     /// A sink's file has one writer, so the old set closes before the new one opens.
     private func replace(
-        _ old: EventsPlugins, by set: PluginSet, fallback: PluginSet, _ reply: Reply
+        _ old: EventsPlugins, by set: PluginSet, fallback: PluginSet, _ view: PolicyStoreView,
+        _ reply: Reply
     ) -> EventsPlugins {
         old.shutdown()
         do {
-            let new = try EventsPlugins(set)
+            let new = try EventsPlugins(set, storeView: view)
             reply.done.post(nil)
             return new
         } catch {
             reply.done.post("\(error)")
             do {
-                return try EventsPlugins(fallback)
+                return try EventsPlugins(fallback, storeView: view)
             } catch {
                 fatal("plugins of the set in use cannot be opened again: \(error)")
             }

@@ -69,14 +69,19 @@ package final class PolicyEngine: Sendable {
     /// What is loaded, for operators: one JSON array.
     package var listJSON: String {
         let rows = holder.current.plugins.map { plugin -> String in
-            let figures = plugin.shared.hookFigures.reduce(into: HookFigures()) { $0 += $1 }
+            let figures = plugin.shared.hookFigures
+            let calls = figures.reduce(UInt64(0)) { $0 &+ $1.calls }
+            let denies = figures.reduce(UInt64(0)) { $0 &+ $1.denies }
+            let errors = figures.reduce(UInt64(0)) { sum, figure in
+                figure.errors.reduce(sum, &+)
+            }
             let hooks = PluginHook.allCases.filter { plugin.hooks.contains($0) }
                 .map { "\"\($0.name)\"" }.joined(separator: ",")
             return "{\"id\":\"\(plugin.id)\",\"name\":\"\(plugin.manifest.name)\","
                 + "\"version\":\"\(JSONText.escape(plugin.version))\","
                 + "\"digest\":\"\(plugin.package.digest)\",\"mode\":\"\(plugin.mode.rawValue)\","
-                + "\"hooks\":[\(hooks)],\"calls\":\(figures.calls),\"denies\":\(figures.denies),"
-                + "\"errors\":\(figures.errors.reduce(0, &+))}"
+                + "\"hooks\":[\(hooks)],\"calls\":\(calls),\"denies\":\(denies),"
+                + "\"errors\":\(errors)}"
         }
         return "[\(rows.joined(separator: ","))]"
     }

@@ -159,15 +159,15 @@ final class PolicyGate {
         _ denial: RPCStatus?, _ warnings: [String], _ started: UInt64,
         refuse: @escaping (RPCStatus) -> Void, proceed: @escaping (AuditTrail?) -> Void
     ) {
+        if !warnings.isEmpty {
+            call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
+        }
         let set = plugins.set
         let decided = set.auditNeed(.decided, request, identity)
         let completed = set.auditNeed(.completed, request, identity)
         if decided == .none && completed == .none {
             if let denial { return refuse(denial) }
-            let trail = warnings.isEmpty ? nil : AuditTrail(
-                call, self, record: emptyRecord(request, identity), warnings: warnings,
-                wantsCompleted: false)
-            return proceed(trail)
+            return proceed(nil)
         }
         var record = emptyRecord(request, identity)
         record.decisions = plugins.records
@@ -175,12 +175,11 @@ final class PolicyGate {
         record.code = Int(denial?.code.rawValue ?? 0)
         record.message = denial?.message ?? ""
         record.hooksMicroseconds = Int64(clamping: (monotonicNanoseconds() &- started) / 1000)
-        let trail = AuditTrail(
-            call, self, record: record, warnings: warnings, wantsCompleted: completed != .none)
+        let trail = completed == .none ? nil : AuditTrail(self, record: record)
         func go() {
             guard let denial else { return proceed(trail) }
             refuse(denial)
-            trail.completed(denial, revision: 0, index: 0, term: 0)
+            trail?.completed(denial, revision: 0, index: 0, term: 0)
         }
         switch decided {
         case .none: go()
@@ -193,7 +192,7 @@ final class PolicyGate {
                 guard let failure, denial == nil else { return go() }
                 let status = RPCStatus(.failedPrecondition, failure)
                 refuse(status)
-                trail.completed(status, revision: 0, index: 0, term: 0)
+                trail?.completed(status, revision: 0, index: 0, term: 0)
             }
             let queued = engine.thread.audit(record) { failure in
                 loop.eventLoop.execute { loop.batch { back.body(failure) } }
@@ -259,6 +258,14 @@ final class PolicyGate {
         _ call: ServerCall, user: String, password: String,
         _ done: @escaping (Result<String, RPCStatus>) -> Void
     ) {
+        let trail = loginTrail(call, user: user)
+        let done: (Result<String, RPCStatus>) -> Void = { result in
+            done(result)
+            switch result {
+            case .success: trail?.completed(.ok, revision: 0, index: 0, term: 0)
+            case .failure(let status): trail?.completed(status, revision: 0, index: 0, term: 0)
+            }
+        }
         var request = AuthnRequest(
             .password(user: user, password: Array(password.utf8)))
         request.peer = "\(call.peer)"
@@ -276,6 +283,15 @@ final class PolicyGate {
             loop.eventLoop.execute { loop.batch { back.body(outcome) } }
         }
         if !queued { done(.failure(.tooManyRequests)) }
+    }
+
+    /// A login's record names the user, and holds neither password nor token.
+    private func loginTrail(_ call: ServerCall, user: String) -> AuditTrail? {
+        var request = PluginRequest(rpc: .authenticate)
+        request.name = user
+        let identity = anonymous(call)
+        guard plugins.set.auditNeed(.completed, request, identity) != .none else { return nil }
+        return AuditTrail(self, record: emptyRecord(request, identity))
     }
 
     /// Why the plugins keep the node from being ready; nil when they do not.

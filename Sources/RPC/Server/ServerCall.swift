@@ -144,7 +144,7 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
     package func finish(_ status: RPCStatus, trailers: [(String, String)] = []) {
         guard isOpen, let connection else { return }
         self.status = status
-        self.trailers = trailers
+        if !trailers.isEmpty { self.trailers.append(contentsOf: trailers) }
         if responseState == .none {
             responseState = .done
             loop.disarm(self)
@@ -183,6 +183,11 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
             unconsumedBytes = 0
         }
         if remoteEnded { noteRemoteEnd() }
+    }
+
+    /// Adds trailing metadata to whatever answer follows. Names must be lower case.
+    package func addTrailers(_ more: [(String, String)]) {
+        if isOpen { trailers.append(contentsOf: more) }
     }
 
     // MARK: Output, called by the connection
