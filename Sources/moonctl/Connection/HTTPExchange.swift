@@ -10,7 +10,8 @@ enum HTTPExchange {
     /// No answer of the node comes near it.
     private static let maxReplyBytes = 16 << 20
 
-    /// Sends a request without a body and reads the answer to its end.
+    /// Sends a request without a body and reads the answer to its end. The content type shows a node
+    /// that no browser was talked into sending it.
     /// - Parameter timeout: for each step: connecting, and every wait for bytes.
     static func send(
         _ method: String, _ path: String, to endpoint: Endpoint, timeout: Duration
@@ -19,7 +20,8 @@ enum HTTPExchange {
         defer { close(socket) }
         let request =
             "\(method) \(path) HTTP/1.1\r\nHost: \(host(endpoint))\r\n"
-            + "User-Agent: \(Moonctl.name)\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            + "User-Agent: \(Moonctl.name)\r\nContent-Type: application/json\r\n"
+            + "Content-Length: 0\r\nConnection: close\r\n\r\n"
         var rest = Array(request.utf8)[...]
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes {
