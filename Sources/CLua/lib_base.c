@@ -82,10 +82,11 @@ static int os_date(lua_State *L) {
     size_t count;
     const char *format = luaL_optlstring(L, 1, "%c", &count);
     if (count > 256) return luaL_error(L, "the format is longer than 256 bytes");
-    vm_charge(L, count);
+    vm_charge(L, count * 4);
+    lua_settop(L, 2);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_pushlstring(L, format, count);
-    if (lua_isnoneornil(L, 2))
+    if (lua_isnil(L, 2))
         lua_pushinteger(L, (lua_Integer)host_now(L));
     else
         lua_pushvalue(L, 2);

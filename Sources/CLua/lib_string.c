@@ -284,16 +284,17 @@ static int string_rep(lua_State *L) {
     if (times > MAX_STRING || unit > MAX_STRING || (size_t)times * unit - gap_count > MAX_STRING)
         return luaL_error(L, "the result is larger than 1 MiB");
     size_t total = (size_t)times * unit - gap_count;
-    vm_charge(L, total / 16 + (uint64_t)times / 4);
+    vm_charge(L, total / 64 + 1);
     luaL_Buffer b;
     char *out = luaL_buffinitsize(L, &b, total);
-    for (lua_Integer i = 0; i < times; i++) {
-        memcpy(out, s, s_count);
-        out += s_count;
-        if (i + 1 < times) {
-            memcpy(out, gap, gap_count);
-            out += gap_count;
-        }
+    // One unit, then what is there copied behind itself: the cost is that of the bytes, not of the times.
+    size_t filled = unit < total ? unit : total;
+    memcpy(out, s, s_count < filled ? s_count : filled);
+    if (filled > s_count) memcpy(out + s_count, gap, filled - s_count);
+    while (filled < total) {
+        size_t next = filled < total - filled ? filled : total - filled;
+        memcpy(out + filled, out, next);
+        filled += next;
     }
     luaL_pushresultsize(&b, total);
     return 1;

@@ -22,7 +22,7 @@ import Testing
         ("11 catastrophic pattern", "return string.find(('a'):rep(2000), '.-.-.-b') and true"),
         ("12 empty rep", "string.rep('', 1 << 60) string.rep('x', 1 << 60)"),
         ("13 table.move", "table.move({}, 1, 1 << 40, 2, {})"),
-        ("14 insert with __len", "table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1, 1)"),
+        ("14 insert with __len", "while true do table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1) end"),
         ("15 concat with __index", "table.concat(setmetatable({}, {__index = function() return 'x' end}), '', 1, 1 << 40)"),
         ("16 many formats", "for i = 1, 1e9 do string.format('%99.99f', 1e308) end"),
         ("17 memory in pcall", "while true do pcall(function() local t = {} while true do t[#t + 1] = {} end end) end"),
@@ -77,11 +77,15 @@ import Testing
         ("random", "while true do math.random(1, 1 << 60) end"),
     ]
 
-    @Test func attacksAreStopped() throws {
+    /// With the default budget, and with so many instructions that only the clock and the bounds stop a script.
+    @Test(arguments: ["", "[plugin.budget]\ninstructions = 20000000"])
+    func attacksAreStopped(_ budget: String) throws {
         let fixture = try PluginFixture()
         let clock = ContinuousClock()
         for (name, script) in Self.attacks {
-            let loop = try fixture.loop(hook: "admit_validate", body: "if b.user == 'alice' then \(script) end return false, 'reached the end'")
+            let loop = try fixture.loop(
+                hook: "admit_validate",
+                body: "if b.user == 'alice' then \(script) end return false, 'reached the end'", binding: budget)
             let start = clock.now
             let decision = loop.validate(put("/k", String(repeating: "v", count: 1000)), alice)
             let time = clock.now - start
@@ -168,6 +172,8 @@ import Testing
                 local m = 0 for _ in ('abc'):gmatch('') do m = m + 1 end eq(m, 4)
                 eq(pcall(string.find, 'x', '[a'), false) eq(pcall(string.find, 'x', '%'), false) eq(pcall(string.gsub, 'x', 'x', '%2'), false)
                 eq(('x'):rep(3, ','), 'x,x,x') eq(('%d'):format(3), '3') eq(('abc'):byte(-1), 99) eq(#{('abc'):byte(1, -1)}, 3)
+                eq(('ab'):rep(3, '--'), 'ab--ab--ab') eq(('ab'):rep(1, '--'), 'ab') eq((''):rep(3, 'x'), 'xx') eq(#('abc'):rep(1000), 3000)
+                eq(os.date('!%Y-%m-%d', 0), '1970-01-01') eq(os.date('!%Y'), '2023') eq(os.time(), 1700000000) eq(type(os.clock()), 'number')
                 local s = {5, 2, 9, 1} table.sort(s) eq(table.concat(s, ','), '1,2,5,9')
                 table.sort(s, function(x, y) return x > y end) eq(table.concat(s), '9521')
                 table.insert(s, 1, 7) eq(table.remove(s), 1) eq(table.remove(s, 1), 7) eq(#s, 3) eq(select('#', table.unpack(s)), 3)
