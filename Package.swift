@@ -13,7 +13,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
     ],
     targets: [
@@ -69,7 +68,11 @@ let package = Package(
             name: "API",
             dependencies: [
                 "Node", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
-                "KVCodec", "Metrics", "CSupport", .product(name: "Logging", package: "swift-log"),
+                "KVCodec", "Metrics", "CSupport", "Configuration",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
@@ -79,8 +82,9 @@ let package = Package(
         .executableTarget(
             name: "moonctl",
             dependencies: [
-                "RPC", "Wire",
-                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "RPC", "Wire", .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ]),
 
         // Tests mirror the targets.
@@ -88,7 +92,8 @@ let package = Package(
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
-        .testTarget(name: "MVCCTests", dependencies: ["MVCC", "KVCodec"]),
+        .testTarget(
+            name: "MVCCTests", dependencies: ["MVCC", "KVCodec", "CSupport"], exclude: ["testdata"]),
         .testTarget(
             name: "StateMachineTests", dependencies: ["StateMachine", "MVCC", "KVCodec"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "CSupport", "CLMDB"]),
@@ -98,6 +103,7 @@ let package = Package(
         .testTarget(
             name: "WireTests",
             dependencies: ["Wire", .product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .testTarget(name: "MoonctlTests", dependencies: ["moonctl", "Wire"]),
         .testTarget(
             name: "RPCTests",
             dependencies: [

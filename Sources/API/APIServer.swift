@@ -44,8 +44,9 @@ package final class APIServer: Sendable {
         self.rangeThread = rangeThread
         rangeThreadHandle = rangeThread.start()
         let slow = options.slowRequestNanoseconds
+        let monitoring = Monitoring()
         let collector = MetricsCollector(
-            node: node, options: options, policy: policy, admin: admin)
+            node: node, options: options, policy: policy, admin: admin, monitoring: monitoring)
         self.collector = collector
         rpc = try RPCServer(group: group, configuration: configuration) { loop in
             do {
@@ -53,7 +54,7 @@ package final class APIServer: Sendable {
                     node: node, loop: loop, options: options, reader: try node.makeReader(),
                     gate: try policy?.makeGate(loop: loop, node: node, options: options),
                     observer: RequestObserver(logger: logger, slowNanoseconds: slow),
-                    rangeThread: rangeThread)
+                    rangeThread: rangeThread, monitoring: monitoring)
                 context.hub.subscribe()
                 contexts.all.append(context)
                 loop.userState = context
@@ -179,9 +180,13 @@ final class MetricsCollector: @unchecked Sendable {
     /// What `/plugins` does; nil without plugins.
     let admin: PluginAdministration?
 
+    private let monitoring: Monitoring
+
     init(
-        node: Node, options: APIOptions, policy: PolicyEngine?, admin: PluginAdministration?
+        node: Node, options: APIOptions, policy: PolicyEngine?, admin: PluginAdministration?,
+        monitoring: Monitoring
     ) {
+        self.monitoring = monitoring
         self.node = node
         self.options = options
         self.policy = policy
@@ -198,14 +203,18 @@ final class MetricsCollector: @unchecked Sendable {
                 figures.slowWatchers = context.hub.slowWatcherCount
                 figures.eventsSent = context.hub.eventsSent
                 figures.slowRequests = context.observer.slowRequests
+                figures.pendingEvents = context.hub.pendingRevisions
+                figures.clientVersions = context.clientVersions
                 return figures
             }
         }
         let node = node
         let options = options
+        let monitoring = monitoring
         let extra = policy?.metricsText(on: eventLoop) ?? eventLoop.makeSucceededFuture("")
         return EventLoopFuture.whenAllSucceed(parts, on: eventLoop).and(extra).map { loops, extra in
-            MetricsEndpoint.text(node: node, options: options, loops: loops, extra: extra)
+            MetricsEndpoint.text(
+                node: node, options: options, loops: loops, monitoring: monitoring, extra: extra)
         }
     }
 }

@@ -17,8 +17,10 @@ final class AuthService {
         else {
             return call.finish(RPCStatus(.internal, "grpc: error unmarshalling request"))
         }
-        guard let gate = context.gate, gate.checksCredentials else {
-            return call.finish(.authNotEnabled)
+        guard let gate = context.gate else { return call.finish(.authNotEnabled) }
+        guard gate.checksCredentials else {
+            call.finish(.authNotEnabled)
+            return gate.recordRefusedLogin(call, user: request.name, .authNotEnabled)
         }
         gate.authenticate(call, user: request.name, password: request.password) {
             [context] result in

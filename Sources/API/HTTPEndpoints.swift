@@ -161,6 +161,7 @@ final class HTTPEndpoints {
 
     private func answerHealth(_ responder: HTTPResponder, reason: String) {
         let isHealthy = reason.isEmpty
+        context.monitoring.health(isHealthy: isHealthy)
         let body = "{\"health\":\"\(isHealthy)\",\"reason\":\"\(JSONText.escape(reason))\"}"
         responder.respond(
             isHealthy ? 200 : 503, headers: [("Content-Type", "text/plain; charset=utf-8")],
@@ -179,6 +180,8 @@ final class HTTPEndpoints {
                 ["data_corruption", "serializable_read", "linearizable_read", "non_learner", "plugins"]
             }
         }
+
+        var name: String { self == .livez ? "livez" : "readyz" }
     }
 
     private func checks(
@@ -198,9 +201,9 @@ final class HTTPEndpoints {
             var lines = ""
             var failed = false
             for (name, error) in results {
-                if excluded.contains(name) {
-                    lines += "[+]\(name) excluded: ok\n"
-                } else if let error {
+                if excluded.contains(name) { continue }
+                context.monitoring.check(probe.name, name, isOK: error == nil)
+                if let error {
                     failed = true
                     lines += "[-]\(name) failed: \(error)\n"
                 } else {

@@ -45,12 +45,16 @@ final class LoopContext {
     let gate: PolicyGate?
     let observer: RequestObserver
     lazy var hub = WatchHub(self)
+    private(set) var clientVersions = ClientVersions()
+    let monitoring: Monitoring
     let rangeThread: RangeThread
 
     init(
         node: Node, loop: ServerLoop, options: APIOptions, reader: LMDBRecordReader,
-        gate: PolicyGate?, observer: RequestObserver, rangeThread: RangeThread
+        gate: PolicyGate?, observer: RequestObserver, rangeThread: RangeThread,
+        monitoring: Monitoring
     ) {
+        self.monitoring = monitoring
         self.node = node
         self.loop = loop
         self.options = options
@@ -131,12 +135,23 @@ final class LoopContext {
 
     /// Refusals by metadata: unknown leader when one is required, malformed client version.
     func refusal(_ call: ServerCall) -> RPCStatus? {
-        if call.metadata.isEmpty { return nil }
+        let isUnary = Method(rawValue: call.method.rawValue)?.flow == .unary
+        if call.metadata.isEmpty {
+            clientVersions.count(nil, isUnary: isUnary)
+            return nil
+        }
         let needsLeader = call.metadata.withValue("hasleader") { $0.elementsEqual("true".utf8) }
         if needsLeader == true && !node.status.hasLeader { return .noLeader }
-        if call.metadata.contains("client-api-version"),
-            call.metadata.string("client-api-version") == nil
-        {
+        let isSound = call.metadata.withValue("client-api-version") { version -> Bool in
+            // A version seen before has been checked before.
+            guard clientVersions.knows(version)
+                || String(validating: version, as: UTF8.self) != nil
+            else { return false }
+            clientVersions.count(version, isUnary: isUnary)
+            return true
+        }
+        if isSound == nil { clientVersions.count(nil, isUnary: isUnary) }
+        if isSound == false {
             return RPCStatus(.invalidArgument, "etcdserver: invalid client api version")
         }
         return nil

@@ -88,7 +88,10 @@ final class MaintenanceService {
         let revision = request.revision
         gated(call, .hashKV, message) { [self] trail in
             let node = context.node
+            let monitoring = context.monitoring
             onBackend(call, trail) { _ -> Result<KeyHash, RPCStatus> in
+                let start = monotonicNanoseconds()
+                defer { monitoring.hashed(nanoseconds: monotonicNanoseconds() &- start) }
                 do {
                     let found = try node.store.hash(
                         revision: revision, reader: try node.makeReader())

@@ -15,11 +15,16 @@ struct LoopFigures: Sendable {
     var slowWatchers = 0
     var eventsSent: UInt64 = 0
     var slowRequests: UInt64 = 0
+    var pendingEvents = 0
+    var clientVersions = ClientVersions()
 }
 
 /// Builds the exposition from figures that were collected on their own threads.
 enum MetricsEndpoint {
-    static func text(node: Node, options: APIOptions, loops: [LoopFigures], extra: String) -> [UInt8] {
+    static func text(
+        node: Node, options: APIOptions, loops: [LoopFigures], monitoring: Monitoring,
+        extra: String
+    ) -> [UInt8] {
         var out = Exposition()
         var rpc = loops.first?.rpc
         for other in loops.dropFirst() { rpc?.add(other.rpc) }
@@ -28,6 +33,8 @@ enum MetricsEndpoint {
         disk(node, &out)
         store(node, options, loops, &out)
         leases(node.status, &out)
+        clients(loops, &out)
+        monitoring.write(to: &out)
         process(&out)
         out.append(extra)
         return [UInt8](out.text.utf8)
@@ -127,6 +134,19 @@ enum MetricsEndpoint {
             "etcd_server_proposals_failed_total", .counter,
             "The total number of failed proposals seen.",
             load(status.failedProposals.load(ordering: .relaxed)))
+        // A sole voter sends no heartbeats and makes no read rounds that could be late.
+        out.single(
+            "etcd_server_heartbeat_send_failures_total", .counter,
+            "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+            0)
+        out.single(
+            "etcd_server_slow_read_indexes_total", .counter,
+            "The total number of pending read indexes not in sync with leader's or timed out "
+                + "read index requests.", 0)
+        out.single(
+            "etcd_server_read_indexes_failed_total", .counter,
+            "The total number of failed read indexes seen.",
+            load(status.failedReadRounds.load(ordering: .relaxed)))
         out.single(
             "etcd_server_slow_apply_total", .counter,
             "The total number of slow apply requests (likely overloaded from slow disk).",
@@ -164,6 +184,26 @@ enum MetricsEndpoint {
     ) {
         out.family(name, .gauge, help)
         out.sample(name, labels: [label], 1)
+    }
+
+    private static func clients(_ loops: [LoopFigures], _ out: inout Exposition) {
+        var sums: [String: (unary: UInt64, stream: UInt64)] = [:]
+        for row in loops.flatMap(\.clientVersions.rows) {
+            let version = row.version.isEmpty
+                ? "unknown" : String(decoding: row.version, as: UTF8.self)
+            sums[version, default: (0, 0)].unary &+= row.unary
+            sums[version, default: (0, 0)].stream &+= row.stream
+        }
+        out.family(
+            "etcd_server_client_requests_total", .counter,
+            "The total number of client requests per client version.")
+        for (version, count) in sums.sorted(by: { $0.key < $1.key }) {
+            for (type, value) in [("unary", count.unary), ("stream", count.stream)] {
+                out.sample(
+                    "etcd_server_client_requests_total",
+                    labels: [("client_api_version", version), ("type", type)], Double(value))
+            }
+        }
     }
 
     private static func disk(_ node: Node, _ out: inout Exposition) {
@@ -219,6 +259,18 @@ enum MetricsEndpoint {
             "etcd_debugging_mvcc_events_total", .counter,
             "Total number of events sent by this member.",
             Double(loops.reduce(UInt64(0)) { $0 &+ $1.eventsSent }))
+        out.single(
+            "etcd_debugging_mvcc_pending_events_total", .gauge,
+            "Total number of pending events to be sent.",
+            Double(loops.reduce(0) { $0 + $1.pendingEvents }))
+        out.single(
+            "etcd_debugging_mvcc_total_put_size_in_bytes", .gauge,
+            "The total size of put kv pairs seen by this member.",
+            load(node.status.bytesPut.load(ordering: .relaxed)))
+        out.single(
+            "etcd_debugging_mvcc_db_compaction_keys_total", .counter,
+            "Total number of db keys compacted.",
+            load(node.status.compactedRecords.load(ordering: .relaxed)))
         out.single(
             "moonraft_slow_requests_total", .counter,
             "Unary requests slower than the warning time.",

@@ -70,7 +70,10 @@ package final class RangeThread: Sendable {
             jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
             for job in batch {
                 guard case .range(let work) = job else { return }
+                let monitoring = work.context.monitoring
+                monitoring.longReads.add(1, ordering: .relaxed)
                 read(work, reader)
+                monitoring.longReads.subtract(1, ordering: .relaxed)
                 let loop = work.context.loop
                 loop.eventLoop.execute { [work] in
                     loop.batch { Self.answer(work) }

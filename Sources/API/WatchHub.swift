@@ -51,6 +51,14 @@ final class WatchHub {
     /// Watchers that have not been told everything yet.
     var slowWatcherCount: Int { watcherCount - live.watcherCount }
 
+    /// Revisions that watchers have still to be told, summed over those that lag.
+    var pendingRevisions: Int {
+        allWatchers.values.reduce(0) { sum, watcher in
+            watcher.state == .synced
+                ? sum : sum + Int(clamping: max(0, deliveredRevision - watcher.nextRevision + 1))
+        }
+    }
+
     // MARK: Streams and watchers
 
     func streamOpened() { streamCount += 1 }

@@ -408,7 +408,8 @@ extension Setting {
         .string(
             "plugins.folder", \.plugins.folder,
             """
-            Folder with one subfolder for each plugin. Relative paths start at the working directory.
+            Folder with one subfolder for each plugin. A relative path is looked for beside this file, then in the folder \
+            above it, then in the working directory.
             """)
     ]
 }

@@ -113,6 +113,7 @@ final class BackendThread: Sendable {
         } catch {
             fatal("\(error)")
         }
+        status.compactedRecords.add(UInt64(pending.deletedRevisions.count), ordering: .relaxed)
         let elapsed = monotonicNanoseconds() &- start
         commitDurations.observe(nanoseconds: elapsed)
         if elapsed >= slowNanoseconds { onSlow(elapsed) }

@@ -31,6 +31,12 @@ package final class NodeStatus: Sendable {
     package let keysPut = Atomic<UInt64>(0)
     package let keysDeleted = Atomic<UInt64>(0)
     package let transactions = Atomic<UInt64>(0)
+    /// Records deleted by compaction.
+    package let compactedRecords = Atomic<UInt64>(0)
+    /// Bytes of keys and values put, as records.
+    package let bytesPut = Atomic<UInt64>(0)
+    /// Read rounds that could not be begun.
+    package let failedReadRounds = Atomic<UInt64>(0)
     package let walBytesWritten = Atomic<UInt64>(0)
 
     package init() {}

@@ -215,6 +215,7 @@ final class ReplicaLoop {
             try replica.readIndex(context: context)
             reads[context] = waiter
         } catch {
+            status.failedReadRounds.add(1, ordering: .relaxed)
             switch error {
             case .noLeader: answer(waiter, .refused(.noLeader))
             case .tooManyPending: answer(waiter, .refused(.tooManyRequests))
@@ -341,7 +342,12 @@ final class ReplicaLoop {
     }
 
     private func count(_ batch: EventBatch) {
-        let deletes = batch.events.count { $0.isDelete }
+        var deletes = 0
+        var bytesPut = 0
+        for event in batch.events {
+            if event.isDelete { deletes += 1 } else { bytesPut += event.record.count }
+        }
+        status.bytesPut.add(UInt64(bytesPut), ordering: .relaxed)
         status.keysPut.add(UInt64(batch.events.count - deletes), ordering: .relaxed)
         status.keysDeleted.add(UInt64(deletes), ordering: .relaxed)
         if batch.reason == .transaction { status.transactions.add(1, ordering: .relaxed) }

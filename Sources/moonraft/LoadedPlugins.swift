@@ -20,12 +20,22 @@ struct LoadedPlugins {
             configurationDirectory: base,
             sinkDirectory: settings.member.dataDirectory + "/sinks")
         environment.log = log
-        folder = settings.plugins.folder
+        folder = Self.folder(settings.plugins.folder, base: base)
         self.environment = environment
         let bindings = try PluginBinding.parse(settings.plugins.bindings)
         set = bindings.isEmpty
             ? PluginSet(environment: environment)
             : try PluginSet(bindings: bindings, folder: folder, environment: environment)
+    }
+
+    /// The first of: beside the file, above it, the working directory.
+    private static func folder(_ folder: String, base: String) -> String {
+        if folder.hasPrefix("/") { return folder }
+        for candidate in ["\(base)/\(folder)", "\(base)/../\(folder)"]
+        where FileManager.default.fileExists(atPath: candidate) {
+            return candidate
+        }
+        return folder
     }
 
     /// Whether a value of a binding's configuration must not be printed.

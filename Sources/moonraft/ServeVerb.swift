@@ -35,12 +35,11 @@ enum ServeVerb {
         // Whatever leaves no safe way on ends the process at once: nothing that is not durable
         // may be acknowledged any more.
         let fatal: FatalHandler = { message in
+            // LMDB reports a full disk as an I/O error; say what it is.
+            let free = freeBytes(settings.member.dataDirectory)
+            let cause = free < 1 << 20 ? " (no space left on the disk)" : ""
             logger.critical(
-                "stopping",
-                metadata: [
-                    "reason": "\(message)",
-                    "free_bytes": "\(freeBytes(settings.member.dataDirectory))",
-                ])
+                "stopping", metadata: ["reason": "\(message)\(cause)", "free_bytes": "\(free)"])
             _exit(70)
         }
         let running = try RunningNode(loaded, logger: logger, fatal: fatal)

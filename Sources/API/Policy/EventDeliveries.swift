@@ -11,6 +11,7 @@ import Plugins
 final class EventDeliveries {
     private struct Cursor {
         var index: Int
+        let id: String
         /// First revision not taken by the plugin.
         var next: Int64
         var retryAt: UInt64 = 0
@@ -44,8 +45,11 @@ final class EventDeliveries {
 
     /// Begins with the revision after `revision` for plugins that are new; others keep their place.
     func start(_ plugins: EventsPlugins, after revision: Int64) {
-        published = max(published, revision)
-        cursors = plugins.subscribers.map { Cursor(index: $0.index, next: published + 1) }
+        let known = cursors
+        cursors = plugins.subscribers.map { subscriber in
+            let next = known.first { $0.id == subscriber.id }?.next ?? revision + 1
+            return Cursor(index: subscriber.index, id: subscriber.id, next: next)
+        }
     }
 
     /// When a plugin that failed gets its events again; the far future when none waits.
@@ -201,14 +205,14 @@ final class EventDeliveries {
 
 extension EventReason {
     /// The word scripts see; history does not know the reason.
-    var pluginName: String? {
+    var pluginName: String {
         switch self {
         case .client: "client"
         case .transaction: "txn"
         case .leaseExpired: "lease_expired"
         case .leaseRevoked: "lease_revoked"
         case .plugin: "plugin"
-        case .unknown: nil
+        case .unknown: "unknown"
         }
     }
 }

@@ -285,6 +285,11 @@ final class PolicyGate {
         if !queued { done(.failure(.tooManyRequests)) }
     }
 
+    /// Nobody checks credentials here; the attempt is recorded all the same.
+    func recordRefusedLogin(_ call: ServerCall, user: String, _ status: RPCStatus) {
+        loginTrail(call, user: user)?.completed(status, revision: 0, index: 0, term: 0)
+    }
+
     /// A login's record names the user, and holds neither password nor token.
     private func loginTrail(_ call: ServerCall, user: String) -> AuditTrail? {
         var request = PluginRequest(rpc: .authenticate)
