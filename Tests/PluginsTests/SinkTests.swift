@@ -62,6 +62,29 @@ import Testing
         #expect(try files() != before && files().count == 4)
     }
 
+    /// A batch that fails (here: its rotation finds the folder gone) counts as never written, for the chain too.
+    @Test func chainGoesOnAfterAFailure() throws {
+        let fixture = try PluginFixture()
+        let directory = fixture.root + "/sinks"
+        var options = SinkOptions(path: "x.log")
+        (options.isChained, options.maximumBytes) = (true, 1024)
+        let sink = try FileSink(directory: directory, options: options)
+        let line = "{\"text\":\"\(String(repeating: "x", count: 600))\"}"
+        try write(sink, line)
+        try sink.flush(now: 1)
+        let first = try read(directory + "/x.log")
+        try FileManager.default.removeItem(atPath: directory)
+        try write(sink, line)
+        #expect(throws: SinkError.self) { try sink.flush(now: 2) }
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try first.write(toFile: directory + "/x.log", atomically: false, encoding: .utf8)
+        try write(sink, line)
+        try sink.flush(now: 3)
+        let files = try FileManager.default.contentsOfDirectory(atPath: directory).sorted().reversed().map { "\(directory)/\($0)" }
+        #expect(files.count == 2)
+        #expect(try AuditChain.verify(files, key: nil).records == 2)
+    }
+
     @Test(arguments: ["../x", "/x", "a/../b", ".x", "a//b", "", "a/b/c/d/e", "a b", "-x"])
     func pathsStayInside(_ path: String) { #expect(!PluginVM.isSinkPath(path)) }
 
