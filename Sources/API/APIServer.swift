@@ -205,6 +205,7 @@ final class MetricsCollector: @unchecked Sendable {
                 figures.slowRequests = context.observer.slowRequests
                 figures.pendingEvents = context.hub.pendingRevisions
                 figures.clientVersions = context.clientVersions
+                figures.durations = context.observer.durations
                 return figures
             }
         }

@@ -177,7 +177,7 @@ final class HTTPEndpoints {
             switch self {
             case .livez: ["serializable_read"]
             case .readyz:
-                ["data_corruption", "serializable_read", "linearizable_read", "non_learner", "plugins"]
+                ["data_corruption", "serializable_read", "linearizable_read", "non_learner"]
             }
         }
 
@@ -189,6 +189,7 @@ final class HTTPEndpoints {
     ) {
         let query = QueryItems(request.query)
         var names = probe.checks
+        if probe == .readyz && context.gate != nil { names.append("plugins") }
         if let single {
             guard names.contains(String(single)) else {
                 return text(responder, 404, "404 page not found\n")

@@ -17,6 +17,7 @@ struct LoopFigures: Sendable {
     var slowRequests: UInt64 = 0
     var pendingEvents = 0
     var clientVersions = ClientVersions()
+    var durations = CallDurations()
 }
 
 /// Builds the exposition from figures that were collected on their own threads.
@@ -34,6 +35,7 @@ enum MetricsEndpoint {
         store(node, options, loops, &out)
         leases(node.status, &out)
         clients(loops, &out)
+        durations(loops, &out)
         monitoring.write(to: &out)
         process(&out)
         out.append(extra)
@@ -184,6 +186,24 @@ enum MetricsEndpoint {
     ) {
         out.family(name, .gauge, help)
         out.sample(name, labels: [label], 1)
+    }
+
+    private static func durations(_ loops: [LoopFigures], _ out: inout Exposition) {
+        var sum = CallDurations()
+        for loop in loops { sum.add(loop.durations) }
+        out.family(
+            "etcd_server_request_duration_seconds", .histogram,
+            "Response latency distribution in seconds for each type.")
+        for method in Method.allCases where method.flow == .unary && method.isServed {
+            for isOK in [false, true] {
+                let row = sum.row(method, isOK: isOK)
+                out.histogram(
+                    "etcd_server_request_duration_seconds",
+                    labels: [("success", "\(isOK)"), ("type", method.name)],
+                    bounds: CallDurations.buckets.upperBounds, counts: row.counts,
+                    sum: row.sumSeconds)
+            }
+        }
     }
 
     private static func clients(_ loops: [LoopFigures], _ out: inout Exposition) {

@@ -30,7 +30,7 @@ package struct NodeOptions: Sendable {
     /// Requests queued for the replica thread (`limits.replica-mailbox`).
     package var mailboxCapacity = 16_384
     /// Longest busy wait of the replica thread in microseconds.
-    package var spinMicroseconds = 30
+    package var spinMicroseconds = 0
     /// Syncs and commits longer than this are reported, in nanoseconds (`log.slow-disk`).
     package var slowDiskNanoseconds: UInt64 = 1_000_000_000
     package var maxEntryBytes = 16 << 20

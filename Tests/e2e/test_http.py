@@ -182,7 +182,7 @@ REGISTERED = {
     "etcd_server_health_success": "counter", "etcd_server_health_failures": "counter",
     "etcd_server_client_requests_total": "counter",
     "etcd_server_slow_read_indexes_total": "counter", "etcd_server_read_indexes_failed_total": "counter",
-    "etcd_server_slow_apply_total": "counter", "etcd_server_apply_duration_seconds": "histogram",
+    "etcd_server_slow_apply_total": "counter",
     "etcd_server_heartbeat_send_failures_total": "counter",
     "etcd_mvcc_range_total": "counter", "etcd_mvcc_put_total": "counter", "etcd_mvcc_delete_total": "counter",
     "etcd_mvcc_txn_total": "counter", "etcd_mvcc_hash_rev_duration_seconds": "histogram",
@@ -197,9 +197,8 @@ REGISTERED = {
     "etcd_disk_wal_write_bytes_total": "gauge", "os_fd_used": "gauge", "os_fd_limit": "gauge",
 }
 NEWER = {
-    "etcd_server_range_duration_seconds": "histogram", "etcd_server_request_duration_seconds": "histogram",
+    "etcd_server_request_duration_seconds": "histogram",
     "etcd_server_healthcheck": "gauge", "etcd_server_healthchecks_total": "counter",
-    "etcd_disk_wal_write_duration_seconds": "histogram",
 }
 
 

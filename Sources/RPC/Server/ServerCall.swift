@@ -78,6 +78,9 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
 
     // MARK: What handlers may ask
 
+    /// The code the call was answered with; `ok` before that.
+    package var code: RPCCode { status.code }
+
     package var loopIndex: Int { loop.index }
 
     package var peer: PeerAddress { connection?.peer ?? PeerAddress(nil) }
