@@ -89,12 +89,18 @@ package final class APIServer: Sendable {
         return server
     }
 
-    /// Ends all connections gracefully, then stops the loops and the range thread.
-    package func stop() throws {
+    /// Ends all connections gracefully and stops the range thread. The loops still run, so that
+    /// answers and audit records on their way arrive.
+    package func drain() throws {
         try metricsServer.withLock { $0 }?.close()
         try rpc.drainAndClose()
         rangeThread.stop()
         rangeThreadHandle.join()
+    }
+
+    /// Stops the loops, after what was posted to them; nothing may post to them any more.
+    package func stop() throws {
+        for loop in rpc.loops { try loop.eventLoop.submit {}.wait() }
         try group.syncShutdownGracefully()
     }
 

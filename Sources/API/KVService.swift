@@ -98,7 +98,7 @@ final class KVService {
             return readTxn(call, request, trail)
         }
         let owned = [UInt8](message)
-        context.whenReadable(call, serializable: false) { [self] in
+        context.whenReadable(call, serializable: false, trail: trail) { [self] in
             owned.withUnsafeBytes { bytes in
                 guard let request = try? TxnRequestView(bytes) else { return }
                 readTxn(call, request, trail)
@@ -168,7 +168,7 @@ final class KVService {
             return answer(call, request, message, trail)
         }
         let owned = [UInt8](message)
-        context.whenReadable(call, serializable: false) { [self] in
+        context.whenReadable(call, serializable: false, trail: trail) { [self] in
             owned.withUnsafeBytes { bytes in
                 guard let request = try? RangeRequestView(bytes) else { return }
                 answer(call, request, bytes, trail)

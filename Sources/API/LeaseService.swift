@@ -43,7 +43,7 @@ final class LeaseService {
         gated(call, .leaseTimeToLive, message) { [context] trail in
             let query = PendingQuery(loopIndex: context.loop.index) { answer in
                 guard case .leaseTimeToLive(let lease) = answer else {
-                    return Self.refuse(call, answer)
+                    return Self.refuse(call, answer, trail)
                 }
                 var body = ByteWriter(capacity: 64)
                 body.int64(2, id)
@@ -58,6 +58,7 @@ final class LeaseService {
             }
             if !context.node.leaseTimeToLive(id, withKeys: fields.1 != 0, query) {
                 call.finish(.tooManyRequests)
+                trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
             }
         }
     }
@@ -66,7 +67,7 @@ final class LeaseService {
         guard fields(call, message) != nil else { return }
         gated(call, .leaseLeases, message) { [context] trail in
             let query = PendingQuery(loopIndex: context.loop.index) { answer in
-                guard case .leases(let ids) = answer else { return Self.refuse(call, answer) }
+                guard case .leases(let ids) = answer else { return Self.refuse(call, answer, trail) }
                 var body = ByteWriter(capacity: 16 * ids.count)
                 for id in ids { body.nested(2) { $0.int64(1, id) } }
                 context.respond(
@@ -74,7 +75,10 @@ final class LeaseService {
                     body: body.bytes)
                 trail?.completed(.ok, revision: 0, index: 0, term: 0)
             }
-            if !context.node.leases(query) { call.finish(.tooManyRequests) }
+            if !context.node.leases(query) {
+                call.finish(.tooManyRequests)
+                trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
+            }
         }
     }
 
@@ -112,11 +116,14 @@ final class LeaseService {
         }
     }
 
-    private static func refuse(_ call: ServerCall, _ answer: ReplicaAnswer) {
+    private static func refuse(
+        _ call: ServerCall, _ answer: ReplicaAnswer, _ trail: AuditTrail?
+    ) {
         guard case .refused(let error) = answer else {
             preconditionFailure("a lease query was answered with \(answer)")
         }
         call.finish(RPCStatus(error))
+        trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
     }
 }
 
@@ -155,6 +162,9 @@ final class KeepAliveStream: CallHandler {
         } catch {
             return call.finish(.undecodableMessage(error))
         }
+        // Counted before the gate: a required audit record may take its time.
+        outstanding += 1
+        if outstanding >= Self.maxOutstanding { call.pauseReceiving() }
         if let gate = context.gate, gate.selects(.leaseKeepAlive) {
             return gate.admit(call, .leaseKeepAlive, message) { [self] _, trail in
                 renew(id, call, trail)
@@ -164,12 +174,13 @@ final class KeepAliveStream: CallHandler {
     }
 
     private func renew(_ id: Int64, _ call: ServerCall, _ trail: AuditTrail?) {
-        outstanding += 1
-        if outstanding >= Self.maxOutstanding { call.pauseReceiving() }
         let query = PendingQuery(loopIndex: context.loop.index) { [self] answer in
             answered(id, answer, call, trail)
         }
-        if !context.node.leaseRenew(id, query) { call.finish(.tooManyRequests) }
+        if !context.node.leaseRenew(id, query) {
+            call.finish(.tooManyRequests)
+            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
+        }
     }
 
     private func answered(
@@ -188,6 +199,7 @@ final class KeepAliveStream: CallHandler {
             trail?.completed(.ok, revision: 0, index: 0, term: 0)
         case .refused(let error):
             call.finish(RPCStatus(error))
+            trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
         default:
             preconditionFailure("a renewal was answered with \(answer)")
         }

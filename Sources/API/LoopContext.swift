@@ -71,6 +71,9 @@ final class LoopContext {
 
     /// Answers with header and the fields that follow it.
     func respond(_ call: ServerCall, revision: Int64, term: UInt64, body: [UInt8] = []) {
+        if body.count > options.maxResponseBytes - ResponseHeader.maximumSize {
+            return call.finish(.tooLarge(body.count, options.maxResponseBytes))
+        }
         withUnsafeTemporaryAllocation(
             byteCount: ResponseHeader.maximumSize + (body.count <= 1024 ? body.count : 0),
             alignment: 8
@@ -187,13 +190,16 @@ final class LoopContext {
 
     /// Runs `body` once a linearizable read may be served, at once where no round is needed.
     func whenReadable(
-        _ call: ServerCall, serializable: Bool, _ body: @escaping () -> Void
+        _ call: ServerCall, serializable: Bool, trail: AuditTrail?, _ body: @escaping () -> Void
     ) {
         if serializable || node.status.readsNeedNoRound.load(ordering: .acquiring) {
             return body()
         }
-        let waiter = PendingRead(call, loopIndex: loop.index, body)
-        if !node.confirmRead(waiter) { call.finish(.tooManyRequests) }
+        let waiter = PendingRead(call, loopIndex: loop.index, trail: trail, body)
+        if !node.confirmRead(waiter) {
+            call.finish(.tooManyRequests)
+            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
+        }
     }
 
     /// Whether a read can be served at once; the common case, which needs no closure.

@@ -20,8 +20,8 @@ final class MaintenanceService {
     func status(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let _: Etcdserverpb_StatusRequest = decode(call, message) else { return }
         gated(call, .status, message) { [self] trail in
-            query(call, { self.context.node.alarms($0) }) { [self] answer in
-                guard case .alarms(let alarms) = answer else { return refuse(call, answer) }
+            query(call, trail, { self.context.node.alarms($0) }) { [self] answer in
+                guard case .alarms(let alarms) = answer else { return refuse(call, answer, trail) }
                 call.respond(encode(statusReply(alarms)))
                 finished(call, trail)
             }
@@ -143,9 +143,11 @@ final class MaintenanceService {
     func memberList(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let request: Etcdserverpb_MemberListRequest = decode(call, message) else { return }
         gated(call, .memberList, message) { [self] trail in
-            context.whenReadable(call, serializable: !request.linearizable) { [self] in
-                query(call, { self.context.node.members($0) }) { [self] answer in
-                    guard case .members(let members) = answer else { return refuse(call, answer) }
+            context.whenReadable(
+                call, serializable: !request.linearizable, trail: trail
+            ) { [self] in
+                query(call, trail, { self.context.node.members($0) }) { [self] answer in
+                    guard case .members(let members) = answer else { return refuse(call, answer, trail) }
                     var reply = Etcdserverpb_MemberListResponse()
                     // Cluster replies leave the revision at 0 (etcd-parity G1).
                     reply.header = header(revision: 0)
@@ -203,19 +205,21 @@ final class MaintenanceService {
     }
 
     private func query(
-        _ call: ServerCall, _ ask: (PendingQuery) -> Bool,
+        _ call: ServerCall, _ trail: AuditTrail?, _ ask: (PendingQuery) -> Bool,
         _ body: @escaping (ReplicaAnswer) -> Void
     ) {
         if !ask(PendingQuery(loopIndex: context.loop.index, body)) {
             call.finish(.tooManyRequests)
+            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
         }
     }
 
-    private func refuse(_ call: ServerCall, _ answer: ReplicaAnswer) {
+    private func refuse(_ call: ServerCall, _ answer: ReplicaAnswer, _ trail: AuditTrail?) {
         guard case .refused(let error) = answer else {
             preconditionFailure("a query was answered with \(answer)")
         }
         call.finish(RPCStatus(error))
+        trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
     }
 
     /// Does slow work on the backend's thread and answers on this loop.

@@ -39,7 +39,6 @@ final class RangeStreamCall: CallHandler {
                         .unimplemented,
                         "RangeStream does not support sort options or revision filters"))
             }
-            remaining = request.limit > 0 ? request.limit : nil
             if let gate = context.gate, gate.selects(.rangeStream, request.key, request.rangeEnd) {
                 return gate.admit(call, .rangeStream, bytes) { [self] message, trail in
                     self.trail = trail
@@ -58,17 +57,25 @@ final class RangeStreamCall: CallHandler {
 
     private func begin(_ message: [UInt8], _ call: ServerCall) {
         self.message = message
-        let isSerializable = message.withUnsafeBytes {
-            (try? RangeRequestView($0))?.serializable ?? false
+        // The limit too may have been changed by a plugin.
+        let isSerializable = message.withUnsafeBytes { bytes in
+            guard let request = try? RangeRequestView(bytes) else { return false }
+            remaining = request.limit > 0 ? request.limit : nil
+            return request.serializable
         }
-        context.whenReadable(call, serializable: isSerializable) { [self] in
+        context.whenReadable(call, serializable: isSerializable, trail: trail) { [self] in
             sendChunks(call)
         }
     }
 
     func writable(_ call: ServerCall) { sendChunks(call) }
 
-    func closed(_ call: ServerCall) { message = [] }
+    func closed(_ call: ServerCall) {
+        if message.isEmpty { return }
+        message = []
+        trail?.completed(
+            RPCStatus(.cancelled, "context canceled"), revision: 0, index: 0, term: 0)
+    }
 
     private func sendChunks(_ call: ServerCall) {
         if isBusy || message.isEmpty { return }

@@ -53,18 +53,24 @@ final class PendingWrite: ReplyWaiter, @unchecked Sendable {
 final class PendingRead: ReplyWaiter, @unchecked Sendable {
     private let call: ServerCall
     let loopIndex: Int
+    private let trail: AuditTrail?
     private let body: () -> Void
 
-    init(_ call: ServerCall, loopIndex: Int, _ body: @escaping () -> Void) {
+    init(
+        _ call: ServerCall, loopIndex: Int, trail: AuditTrail?, _ body: @escaping () -> Void
+    ) {
         self.call = call
         self.loopIndex = loopIndex
+        self.trail = trail
         self.body = body
     }
 
     func replicaAnswered(_ answer: ReplicaAnswer) {
         switch answer {
         case .readReady: body()
-        case .refused(let error): call.finish(RPCStatus(error))
+        case .refused(let error):
+            call.finish(RPCStatus(error))
+            trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
         default: preconditionFailure("a read was answered with \(answer)")
         }
     }

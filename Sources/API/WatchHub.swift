@@ -152,6 +152,8 @@ final class WatchHub {
             // The queue was full. What was not queued is in the store: everybody catches up.
             for watcher in allWatchers.values
             where watcher.state == .synced && watcher.nextRevision <= gap.upperBound {
+                // It was told of everything before the gap, whether it concerned it or not.
+                watcher.nextRevision = max(watcher.nextRevision, gap.lowerBound)
                 detach(watcher)
                 fallBehind(watcher)
             }
@@ -175,6 +177,8 @@ final class WatchHub {
                     continue
                 }
                 guard watcher.stream.isWritable else {
+                    // Everything before this batch has been offered to it.
+                    watcher.nextRevision = batch.revision
                     stall(watcher)
                     continue
                 }

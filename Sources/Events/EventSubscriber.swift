@@ -66,6 +66,8 @@ package final class EventSubscriber: Sendable {
             state.events = []
             state.queuedBytes = 0
             state.gap = nil
+            // The consumer may not take what it was notified of; the next activation must be.
+            state.isNotified = false
         }
     }
 

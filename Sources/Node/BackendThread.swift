@@ -95,8 +95,9 @@ final class BackendThread: Sendable {
                 switch job {
                 case .commit(let pending):
                     write(pending)
-                    outstanding.subtract(1, ordering: .acquiringAndReleasing)
+                    // Told first, so that the replica never freezes before it has heard.
                     onCommitted(BackendCommitted(pending: pending))
+                    outstanding.subtract(1, ordering: .acquiringAndReleasing)
                 case .perform(let body): body(backend)
                 case .stop: return
                 }

@@ -178,7 +178,16 @@ package final class Node: Sendable {
 
     /// Proposes a command. False when the mailbox is at its bound; the waiter then hears nothing.
     package func propose(_ entry: [UInt8], waiter: (any ReplyWaiter)?) -> Bool {
-        mailbox.offer(.propose(Proposal(entry: entry, waiter: waiter)))
+        // Counted before it is queued, so that the replica never subtracts what was not added.
+        let size = UInt64(entry.count)
+        let queued = status.queuedBytes.wrappingAdd(size, ordering: .relaxed).newValue
+        if queued <= UInt64(options.loop.maxPendingBytes),
+            mailbox.offer(.propose(Proposal(entry: entry, waiter: waiter)))
+        {
+            return true
+        }
+        status.queuedBytes.subtract(size, ordering: .relaxed)
+        return false
     }
 
     /// Asks when a linearizable read may be served. Not needed while `status.readsNeedNoRound`.

@@ -18,6 +18,8 @@ package final class NodeStatus: Sendable {
     package let backendBytesInUse = Atomic<UInt64>(0)
     /// Bytes applied and not yet committed to the backend.
     package let pendingBytes = Atomic<UInt64>(0)
+    /// Bytes of proposals in the mailbox.
+    package let queuedBytes = Atomic<UInt64>(0)
     package let pendingProposals = Atomic<UInt64>(0)
     package let failedProposals = Atomic<UInt64>(0)
     package let committedProposals = Atomic<UInt64>(0)

@@ -62,6 +62,8 @@ final class ReplicaLoop {
     private var nextReadContext: UInt64 = 1
     /// Waiters for the end of a physical compaction.
     private var compactionWaiters: [PendingAnswer] = []
+    /// Those whose compaction is done and under way to the backend.
+    private var committingWaiters: [PendingAnswer] = []
     /// Answers of this turn, by event loop.
     private var answers: [[PendingAnswer]]
     private var events: [NodeEvent] = []
@@ -142,7 +144,9 @@ final class ReplicaLoop {
 
     private func handle(_ input: ReplicaInput) {
         switch input {
-        case .propose(let proposal): proposals.append(proposal)
+        case .propose(let proposal):
+            status.queuedBytes.subtract(UInt64(proposal.entry.count), ordering: .relaxed)
+            proposals.append(proposal)
         case .persisted(let sequence): replica.persisted(through: sequence)
         case .backendCommitted(let done): backendCommitted(done)
         case .read(let waiter): read(waiter)
@@ -439,6 +443,10 @@ final class ReplicaLoop {
         frozenBytes = unfrozenBytes
         unfrozenBytes = 0
         unfrozenEntries = 0
+        if !isCompacting {
+            committingWaiters += compactionWaiters
+            compactionWaiters.removeAll()
+        }
         backend.commit(pending)
     }
 
@@ -446,6 +454,8 @@ final class ReplicaLoop {
         if let records = done.pending.records { replica.machine.store.release(records) }
         frozenBytes = 0
         publishPendingBytes()
+        for waiting in committingWaiters { answer(waiting) }
+        committingWaiters.removeAll()
         let applied = done.appliedIndex
         if applied >= lastReleasedIndex &+ configuration.snapshotCount {
             lastReleasedIndex = applied
@@ -476,8 +486,16 @@ final class ReplicaLoop {
 
     private func answer(_ pending: PendingAnswer) {
         let loop = pending.waiter.loopIndex
-        // A waiter without a loop (a renewal that is asked again) is answered here.
-        if loop < 0 { return pending.waiter.replicaAnswered(pending.answer) }
+        // A waiter without a loop is a renewal that asks again, unless its checkpoint was refused:
+        // then that is the answer.
+        if loop < 0 {
+            if let renewal = pending.waiter as? RenewalAfterCheckpoint,
+                case .refused = pending.answer
+            {
+                return answer(renewal.waiter, pending.answer)
+            }
+            return pending.waiter.replicaAnswered(pending.answer)
+        }
         precondition(loop < answers.count, "answer for loop \(loop) of \(answers.count)")
         answers[loop].append(pending)
     }
@@ -503,7 +521,9 @@ final class ReplicaLoop {
         for context in reads.keys.sorted() {
             if let waiter = reads[context] { answer(waiter, .refused(.stopped)) }
         }
-        for pending in compactionWaiters { answer(pending) }
+        for pending in committingWaiters + compactionWaiters {
+            answer(pending.waiter, .refused(.stopped))
+        }
         var rest: [ReplicaInput] = []
         mailbox.take(into: &rest, deadline: 0, spin: false)
         for input in rest { refuseAtStop(input) }
@@ -528,7 +548,7 @@ final class ReplicaLoop {
 /// Asks again for a renewal once the checkpoint that must precede it is applied.
 private final class RenewalAfterCheckpoint: ReplyWaiter {
     private let id: Int64
-    private let waiter: any ReplyWaiter
+    fileprivate let waiter: any ReplyWaiter
     private let mailbox: Mailbox<ReplicaInput>
 
     init(_ id: Int64, _ waiter: any ReplyWaiter, _ mailbox: Mailbox<ReplicaInput>) {

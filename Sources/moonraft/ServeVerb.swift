@@ -180,8 +180,9 @@ final class RunningNode {
 
     /// Drains connections, then stops the node; everything applied is durable afterwards.
     func stop() throws {
-        try server.stop()
-        policy?.stop()
+        try server.drain()
         node.stop()
+        policy?.stop()
+        try server.stop()
     }
 }

@@ -26,6 +26,7 @@ final class EventDeliveries {
     private var published: Int64 = 0
     /// Live batches not yet taken by all, oldest first; beyond the bound history is read instead.
     private var recent: [EventBatch] = []
+    private var recentBytes = 0
     private var facts: [HookEvent] = []
     private var factNumber: UInt64 = 0
     private(set) var retries: UInt64 = 0
@@ -34,6 +35,7 @@ final class EventDeliveries {
     private static let firstBackoff: UInt64 = 100_000_000
     private static let lastBackoff: UInt64 = 30_000_000_000
     private static let maxRecent = 4_096
+    private static let maxRecentBytes = 64 << 20
     private static let maxBatch = 1_000
     private static let maxFacts = 1_024
 
@@ -61,6 +63,7 @@ final class EventDeliveries {
         for event in delivery.events {
             if case .revision(let batch) = event {
                 recent.append(batch)
+                recentBytes += batch.bytes.count
                 published = max(published, batch.revision)
             } else if let fact = hookEvent(event), facts.count < Self.maxFacts {
                 facts.append(fact)
@@ -68,9 +71,12 @@ final class EventDeliveries {
         }
         if let gap = delivery.gap {
             recent.removeAll()
+            recentBytes = 0
             published = max(published, gap.upperBound)
         }
-        if recent.count > Self.maxRecent { recent.removeFirst(recent.count - Self.maxRecent) }
+        while recent.count > Self.maxRecent || recentBytes > Self.maxRecentBytes {
+            recentBytes -= recent.removeFirst().bytes.count
+        }
     }
 
     func deliver(to plugins: EventsPlugins) {
@@ -84,7 +90,9 @@ final class EventDeliveries {
             deliver(to: plugins, position, now)
         }
         let slowest = cursors.map(\.next).min() ?? .max
-        recent.removeAll { $0.revision < slowest }
+        while let first = recent.first, first.revision < slowest {
+            recentBytes -= recent.removeFirst().bytes.count
+        }
     }
 
     private func deliver(to plugins: EventsPlugins, _ position: Int, _ now: UInt64) {

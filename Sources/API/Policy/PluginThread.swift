@@ -40,6 +40,9 @@ final class PluginThread: Sendable {
     private let counters = Mutex(PluginThreadFigures())
     private let subscriber: EventSubscriber
 
+    /// Bytes of requests that waiting records hold, and their bound.
+    private let queuedBytes = Atomic<Int>(0)
+    private static let maxQueuedBytes = 64 << 20
     private static let tickNanoseconds: UInt64 = 1_000_000_000
 
     init(node: Node, logger: Logger, fatal: @escaping FatalHandler) {
@@ -83,12 +86,25 @@ final class PluginThread: Sendable {
 
     /// Queues a record that nobody waits for.
     func audit(_ record: AuditRecord) {
-        if !jobs.offer(.audit(record, nil)) { counters.withLock { $0.auditDropped += 1 } }
+        if !offer(record, nil) { counters.withLock { $0.auditDropped += 1 } }
     }
 
     /// Queues a record; `done` hears nil once it is written, or why it is not, on this thread.
     func audit(_ record: AuditRecord, _ done: @escaping @Sendable (String?) -> Void) -> Bool {
-        jobs.offer(.audit(record, done))
+        offer(record, done)
+    }
+
+    private func offer(_ record: AuditRecord, _ done: (@Sendable (String?) -> Void)?) -> Bool {
+        let bytes = Self.retainedBytes(record)
+        if queuedBytes.load(ordering: .relaxed) > Self.maxQueuedBytes { return false }
+        guard jobs.offer(.audit(record, done)) else { return false }
+        queuedBytes.add(bytes, ordering: .relaxed)
+        return true
+    }
+
+    /// What a waiting record holds on to.
+    private static func retainedBytes(_ record: AuditRecord) -> Int {
+        record.request.ops.reduce(512) { $0 + $1.key.count + $1.rangeEnd.count + $1.value.count }
     }
 
     func collectMetrics(_ done: @escaping @Sendable () -> Void) -> Bool {
@@ -118,6 +134,7 @@ final class PluginThread: Sendable {
         let deliveries = EventDeliveries(node: node, fatal: fatal)
         watch(plugins, deliveries)
         var batch: [Job] = []
+        var isStopping = false
         var nextTick = monotonicNanoseconds() &+ Self.tickNanoseconds
         while true {
             batch.removeAll(keepingCapacity: true)
@@ -127,6 +144,7 @@ final class PluginThread: Sendable {
             var waiting: [(@Sendable (String?) -> Void)?] = []
             for job in batch {
                 if case .audit(let record, let done) = job {
+                    queuedBytes.subtract(Self.retainedBytes(record), ordering: .relaxed)
                     records.append(record)
                     waiting.append(done)
                     continue
@@ -141,12 +159,11 @@ final class PluginThread: Sendable {
                 case .replace(let set, let fallback, let reply):
                     plugins = replace(plugins, by: set, fallback: fallback, view, reply)
                     watch(plugins, deliveries)
-                case .stop:
-                    plugins.shutdown()
-                    return
+                case .stop: isStopping = true
                 }
             }
             writeAudit(plugins, &records, &waiting)
+            if isStopping { return plugins.shutdown() }
             deliveries.deliver(to: plugins)
             counters.withLock { $0.eventRetries = deliveries.retries }
             let now = monotonicNanoseconds()

@@ -272,8 +272,12 @@ final class PolicyGate {
         let engine = engine
         let revision = node.store.currentRevision
         let loop = loop
+        let generation = engine.holder.generation
         let back = LoopReturn { (outcome: AuthnOutcome) in
-            guard case .identity(let identity) = outcome else {
+            // What the set before a reload thought of a password counts no more.
+            guard case .identity(let identity) = outcome,
+                engine.holder.generation == generation
+            else {
                 // The same answer for an unknown user and a wrong password.
                 return done(.failure(.authenticationFailed))
             }
