@@ -90,6 +90,8 @@ let package = Package(
         // Tests mirror the targets.
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
+        .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(

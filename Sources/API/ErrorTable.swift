@@ -18,7 +18,7 @@ extension RPCStatus {
         case .compacted, .futureRevision, .leaseTTLTooLarge: code = .outOfRange
         case .leaseNotFound: code = .notFound
         case .leaseExists: code = .failedPrecondition
-        case .noSpace, .tooManyAlarms, .tooManyMembers: code = .resourceExhausted
+        case .noSpace, .tooManyAlarms, .tooManyMembers, .replyTooLarge: code = .resourceExhausted
         case .corrupt: code = .dataLoss
         }
         self.init(code, error.text)

@@ -19,6 +19,8 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
     // Bounds of this implementation.
     case tooManyAlarms
     case tooManyMembers
+    /// The transaction was carried out, but its reply is over the bound.
+    case replyTooLarge
     // A log entry that no sound client can cause.
     case unknownCommand
     case malformed
@@ -43,6 +45,8 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
         case .corrupt: "etcdserver: corrupt cluster"
         case .tooManyAlarms: "moonraft: too many alarms"
         case .tooManyMembers: "moonraft: too many members"
+        case .replyTooLarge:
+            "moonraft: the transaction was carried out, but its reply is too large"
         case .unknownCommand: "moonraft: unknown command"
         case .malformed: "moonraft: malformed command"
         }

@@ -2,7 +2,7 @@ import MVCC
 
 /// What applying one log entry did, and what to answer.
 package struct ApplyResult: Sendable {
-    /// Set when the command was refused. `noSpace` alone may come with a change that did happen
+    /// Set when the command was refused. `noSpace` and `replyTooLarge` may come with a change that did happen
     /// (etcd apply/quota.go): `events` and `effect` are then set as well.
     package var error: ApplyError?
     /// The store's revision after the command, for the reply's header.

@@ -36,6 +36,11 @@ extension StateMachine {
         var rest = path[...]
         carryOut(request, &rest, into: &writer)
         let events = store.commit(reason: reason(for: origin, otherwise: .transaction))
+        if writer.count > configuration.maximumReplyBytes {
+            // The writes stand; only the answer cannot be given.
+            return ApplyResult(
+                error: .replyTooLarge, revision: store.currentRevision, events: events)
+        }
         return ApplyResult(
             error: fits ? nil : .noSpace, revision: store.currentRevision,
             body: fits ? writer.bytes : [], events: events)
@@ -127,6 +132,9 @@ extension StateMachine {
             let start = writer.count
             switch operation {
             case .range(let range):
+                // A reply over its bound is given up; without this a transaction of many wide
+                // ranges would exhaust memory, and again at every replay of the log.
+                if writer.count > configuration.maximumReplyBytes { continue }
                 carryOut(range, into: &writer)
                 writer.closeResponse(from: start, field: ResponseField.range)
             case .put(let put):

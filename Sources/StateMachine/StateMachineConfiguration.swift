@@ -12,6 +12,8 @@ package struct StateMachineConfiguration: Sendable {
     /// Longer leases are refused. Replicated.
     package var maximumLeaseTTLSeconds: Int64 = 9_000_000_000
     /// Alarms that can stand at once; a client can name any member id. Replicated.
+    /// Bytes of a transaction's reply; ranges beyond it are not read and the reply is an error.
+    package var maximumReplyBytes = 256 << 20
     package var maximumAlarms = 1024
     /// Members that can be published. Replicated.
     package var maximumMembers = 64

@@ -10,6 +10,8 @@ package enum TxnReader {
     /// throughout. Only a compaction that overtakes the pinned revision makes a second attempt.
     static let chunkedAttempts = 2
     /// Keys per chunk of a comparison over a range.
+    /// Bytes of a reply; see `StateMachineConfiguration.maximumReplyBytes`.
+    static let maximumReplyBytes = 256 << 20
     static let compareChunkKeys: Int64 = 1000
 
     private typealias RangeReading = (RangeQuery, inout ByteWriter) throws(MVCCError) ->
@@ -98,8 +100,10 @@ package enum TxnReader {
             if range.revision > look.revision { throw .futureRevision }
             if range.revision < compactRevision { throw .compacted }
         }
+        let replyStart = writer.count
         writer.bool(2, succeeded)
         for case .range(var range) in operations {
+            if writer.count - replyStart > maximumReplyBytes { throw .replyTooLarge }
             if range.revision <= 0 { range.revision = look.revision }
             let start = writer.count
             writer.innerHeader(revision: look.revision)

@@ -1,0 +1,166 @@
+// The running node over a real data directory: what was acknowledged is there after a restart,
+// whether it was in the log only or in the backend already. And the small parts of the node's
+// threads that have rules of their own.
+
+import Foundation
+import MVCC
+import StateMachine
+import Synchronization
+import Testing
+
+@testable import Node
+
+private final class CollectingSink: AnswerSink {
+    func deliver(_ answers: [PendingAnswer]) {
+        for answer in answers { answer.waiter.replicaAnswered(answer.answer) }
+    }
+}
+
+private final class Waiter: ReplyWaiter {
+    let loopIndex = 0
+    private let box = Mailbox<ReplicaAnswer>(capacity: 1, spinMicroseconds: 0)
+
+    func replicaAnswered(_ answer: ReplicaAnswer) { box.post(answer) }
+
+    func wait() -> ReplicaAnswer? {
+        var answers: [ReplicaAnswer] = []
+        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000, spin: false)
+        return answers.first
+    }
+}
+
+private func open(_ directory: String) throws -> Node {
+    var options = NodeOptions()
+    options.dataDirectory = directory
+    options.initialMembers = [("default", ["http://localhost:2380"])]
+    options.backend.mapBytes = 1 << 30
+    options.wal.segmentBytes = 1 << 20
+    options.loop.tickMilliseconds = 10
+    options.loop.backendIntervalMilliseconds = 10
+    let node = try Node(options: options) { message in fatalError(message) }
+    node.start(sinks: [CollectingSink()])
+    #expect(node.waitUntilReady(seconds: 10))
+    return node
+}
+
+private func put(_ node: Node, _ key: String, _ value: String) -> ApplyResult? {
+    let body: [UInt8] = [0x0A, UInt8(key.utf8.count)] + key.utf8 + [0x12, UInt8(value.utf8.count)]
+        + value.utf8
+    let waiter = Waiter()
+    guard node.propose(Command.encode(kind: .put, body: body), waiter: waiter),
+        case .applied(let result, _, _)? = waiter.wait()
+    else { return nil }
+    return result
+}
+
+private func exists(_ node: Node, _ key: String) -> Bool {
+    Array(key.utf8).withUnsafeBytes { node.store.metadata(of: $0) != nil }
+}
+
+private func withDirectory(_ body: (String) throws -> Void) throws {
+    let directory = FileManager.default.temporaryDirectory
+        .appendingPathComponent("moonraft-\(UUID().uuidString)").path
+    defer { try? FileManager.default.removeItem(atPath: directory) }
+    try body(directory)
+}
+
+@Test func idsAreThoseThatEtcdComputes() {
+    let member = Identity.memberID(peerURLs: ["http://localhost:2380"], token: "etcd-cluster")
+    #expect(member == 0x8e9e_05c5_2164_694d)
+    #expect(Identity.clusterID(memberIDs: [member]) == 0xcdf8_1819_4e3a_8c32)
+}
+
+/// Records that had reached the backend were not found at start: the scan began at a negative
+/// revision, which orders behind every record.
+@Test func recordsInTheBackendAreThereAfterARestart() throws {
+    try withDirectory { directory in
+        var node = try open(directory)
+        for number in 0..<50 { #expect(put(node, "k\(number)", "v")?.error == nil) }
+        let revision = node.store.currentRevision
+        node.stop()
+
+        node = try open(directory)
+        #expect(node.store.currentRevision == revision)
+        #expect(node.replayedEntries == 0, "a clean stop leaves nothing to replay")
+        for number in 0..<50 { #expect(exists(node, "k\(number)"), "k\(number)") }
+        #expect(put(node, "k0", "w")?.revision == revision + 1)
+        node.stop()
+
+        node = try open(directory)
+        #expect(node.store.currentRevision == revision + 1)
+        node.stop()
+    }
+}
+
+@Test func waitersGetTheAnswersOfTheirEntries() {
+    var queue = WaiterQueue()
+    let first = Waiter()
+    let second = Waiter()
+    queue.append(index: 5, term: 2, waiter: first, since: 10)
+    queue.append(index: 6, term: 2, waiter: nil, since: 10)
+    queue.append(index: 7, term: 2, waiter: second, since: 20)
+    var lost = 0
+    #expect(queue.take(index: 4, term: 2) { _ in lost += 1 } == nil)
+    #expect(queue.take(index: 5, term: 2) { _ in lost += 1 } === first)
+    #expect(queue.take(index: 6, term: 2) { _ in lost += 1 } == nil)
+    #expect(queue.take(index: 7, term: 3) { _ in lost += 1 } == nil, "another leader's entry")
+    #expect(lost == 1)
+    #expect(queue.count == 0)
+}
+
+@Test func waitersThatWaitTooLongAreAnsweredOnce() {
+    var queue = WaiterQueue()
+    queue.append(index: 1, term: 1, waiter: Waiter(), since: 10)
+    queue.append(index: 2, term: 1, waiter: Waiter(), since: 20)
+    var expired = 0
+    queue.expire(before: 15) { _ in expired += 1 }
+    queue.expire(before: 15) { _ in expired += 1 }
+    #expect(expired == 1)
+    #expect(queue.take(index: 1, term: 1) { _ in } == nil)
+    #expect(queue.take(index: 2, term: 1) { _ in } != nil)
+}
+
+@Test func mailboxRefusesAtItsBoundAndWakesItsConsumer() {
+    let mailbox = Mailbox<Int>(capacity: 2, spinMicroseconds: 0)
+    #expect(mailbox.offer(1) && mailbox.offer(2))
+    #expect(!mailbox.offer(3))
+    mailbox.post(4)
+    var items: [Int] = []
+    mailbox.take(into: &items, deadline: 0, spin: false)
+    #expect(items == [1, 2, 4])
+    let thread = OwnedThread(name: "producer") {
+        usleep(20_000)
+        mailbox.post(5)
+    }
+    items = []
+    let start = monotonicNanoseconds()
+    mailbox.take(into: &items, deadline: start + 5_000_000_000, spin: false)
+    #expect(items == [5])
+    #expect(monotonicNanoseconds() - start < 2_000_000_000)
+    thread.join()
+}
+
+@Test func periodicCompactionKeepsAPeriod() {
+    let hour: UInt64 = 3_600_000
+    var compactor = AutoCompactor(.periodic(milliseconds: hour), now: 0)
+    var compacted: [Int64] = []
+    var now: UInt64 = 0
+    while now <= 3 * hour {
+        // One revision a minute.
+        if let target = compactor.tick(now: now, currentRevision: Int64(now / 60_000) + 1) {
+            compacted.append(target)
+        }
+        now += 60_000
+    }
+    #expect(compacted.count == 3)
+    #expect(compacted == compacted.sorted())
+    #expect((compacted.last ?? 0) <= 121, "what changed within the hour stays")
+}
+
+@Test func revisionCompactionKeepsTheLastRevisions() {
+    var compactor = AutoCompactor(.revision(retention: 10), now: 0)
+    #expect(compactor.tick(now: 1000, currentRevision: 100) == nil)
+    #expect(compactor.tick(now: 300_000, currentRevision: 100) == 90)
+    #expect(compactor.tick(now: 600_000, currentRevision: 100) == nil, "nothing new to compact")
+    #expect(compactor.tick(now: 900_000, currentRevision: 105) == 95)
+}
