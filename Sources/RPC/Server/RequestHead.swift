@@ -13,6 +13,8 @@ struct RequestHead {
     var unknownPath: RPCStatus?
     var isPost = false
     var isGRPC = false
+    /// A name or value that HTTP/2 does not allow; the stream is reset.
+    var isMalformed = false
     var refusal: Refusal?
     var timeoutNanoseconds: UInt64?
     /// Header list size by RFC 9113 6.5.2.
@@ -91,9 +93,25 @@ extension ServerCall {
             return
         case 20 where nameBytes.equals("grpc-accept-encoding"):
             return
+        case 10 where nameBytes.equals(":authority"):
+            // Not checked: clients put whole URLs here.
+            metadata.append(name: name, value: value)
         default:
+            guard Self.isAllowed(nameBytes, valueBytes) else {
+                head.isMalformed = true
+                return
+            }
             metadata.append(name: name, value: value)
         }
+    }
+
+    /// Lower-case token and visible value (RFC 9113 8.2.1); other pseudo-headers do not exist.
+    private static func isAllowed(
+        _ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer
+    ) -> Bool {
+        if name.count > 0 && name[0] == UInt8(ascii: ":") { return false }
+        return nghttp2_check_header_name(name.baseAddress, name.count) != 0
+            && nghttp2_check_header_value(value.baseAddress, value.count) != 0
     }
 
     private func refuse(_ httpStatus: Int, _ code: RPCCode, _ message: String) {

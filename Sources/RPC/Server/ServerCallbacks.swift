@@ -22,6 +22,10 @@ final class ServerCallbacks {
         // Windows open as messages are taken, not as bytes arrive.
         nghttp2_option_set_no_auto_window_update(options, 1)
         nghttp2_option_set_no_closed_streams(options, 1)
+        // grpc-go's clients put the endpoint as the user wrote it into `:authority`, scheme and all
+        // ("http://127.0.0.1:2379", clientv3's Maintenance.Status); Go's server takes it, nghttp2
+        // would end the stream. RequestHead decides what a request needs instead.
+        nghttp2_option_set_no_http_messaging(options, 1)
         // Resets are counted by the connection, which answers with ENHANCE_YOUR_CALM.
         nghttp2_option_set_stream_reset_rate_limit(options, UInt64(UInt32.max), 1_000_000)
         nghttp2_option_set_max_continuations(options, configuration.maxContinuationFrames)

@@ -587,6 +587,10 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
 
     private func requestHeadComplete(_ call: ServerCall, ends: Bool) {
         call.remoteEnded = ends
+        if call.head.isMalformed {
+            call.responseState = .done
+            return submitReset(call, .protocolError)
+        }
         var refusal = call.head.finalRefusal()
         if call.head.listBytes > loop.configuration.maxHeaderListBytes {
             refusal = .init(
