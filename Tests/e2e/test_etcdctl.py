@@ -262,6 +262,11 @@ def test_endpoint_health(ctl, server, release):
     assert table(ctl("endpoint", "health", "-w", "table", "--cluster"))[1][:2] == [server.url, "true"]
 
 
+def test_endpoint_status_of_an_endpoint_with_a_scheme(ctl, server):
+    """clientv3 puts the endpoint as written into :authority, which was refused as malformed."""
+    assert "3." in ctl("--endpoints", "http://" + server.address, "endpoint", "status")
+
+
 def test_endpoint_status(ctl, server, client):
     status = client.call("Maintenance.Status")
     member = format(status.header.member_id, "x")
