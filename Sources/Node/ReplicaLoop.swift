@@ -454,6 +454,9 @@ final class ReplicaLoop {
         if let records = done.pending.records { replica.machine.store.release(records) }
         frozenBytes = 0
         publishPendingBytes()
+        // A compaction may just have made room; the next write must know.
+        replica.machine.storageBytes = Int64(
+            clamping: status.backendBytesInUse.load(ordering: .relaxed))
         for waiting in committingWaiters { answer(waiting) }
         committingWaiters.removeAll()
         let applied = done.appliedIndex
