@@ -67,7 +67,7 @@ let package = Package(
         .target(
             name: "API",
             dependencies: [
-                "Node", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
+                "Node", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
                 "KVCodec", "Metrics", "CSupport", "Configuration",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -76,7 +76,7 @@ let package = Package(
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
-                "API", "Node", "Events", "Plugins", "Configuration", "RPC", "CSupport",
+                "API", "Node", "Replica", "Events", "Plugins", "Configuration", "RPC", "CSupport",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
@@ -91,7 +91,7 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Events", "MVCC", "StateMachine"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(

@@ -5,6 +5,7 @@ import KVCodec
 import MVCC
 import Node
 import RPC
+import Replica
 import StateMachine
 
 extension RPCStatus {
@@ -34,6 +35,34 @@ extension RPCStatus {
         // etcd sends this one as Unknown: the mapped error carries no status of its own.
         case .tooManyRequests: self.init(.unknown, "etcdserver: too many requests")
         case .requestTooLarge: self.init(.invalidArgument, "etcdserver: request is too large")
+        case .timedOutByLeaderFailure:
+            self.init(
+                .unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure")
+        case .notLeader: self.init(.failedPrecondition, "etcdserver: not leader")
+        case .badTransferTarget:
+            self.init(.failedPrecondition, "etcdserver: bad leader transferee")
+        case .transferTimedOut:
+            self.init(.unknown, "etcdserver: request timed out, leader transfer took too long")
+        case .unhealthyCluster: self.init(.unavailable, "etcdserver: unhealthy cluster")
+        // Unknown for the same reason as above.
+        case .notEnoughStartedMembers:
+            self.init(
+                .unknown,
+                "etcdserver: re-configuration failed due to not enough started members")
+        case .learnerNotReady:
+            self.init(
+                .failedPrecondition,
+                "etcdserver: can only promote a learner member which is in sync with leader")
+        case .memberNotFound: self.init(.notFound, "etcdserver: member not found")
+        case .memberExists: self.init(.failedPrecondition, "etcdserver: member ID already exist")
+        case .peerURLExists:
+            self.init(.failedPrecondition, "etcdserver: Peer URLs already exists")
+        case .notLearner:
+            self.init(.failedPrecondition, "etcdserver: can only promote a learner member")
+        case .tooManyLearners:
+            self.init(
+                .failedPrecondition, "etcdserver: too many learner members in cluster")
         }
     }
 

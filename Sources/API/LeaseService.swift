@@ -3,6 +3,7 @@
 import KVCodec
 import Node
 import RPC
+import Replica
 import StateMachine
 
 /// The Lease service of one event loop.

@@ -4,6 +4,7 @@ import KVCodec
 import MVCC
 import Node
 import RPC
+import Replica
 import StateMachine
 
 /// Bounds and options of the API that come from the configuration.

@@ -4,6 +4,7 @@ import KVCodec
 import MVCC
 import Node
 import RPC
+import Replica
 import StateMachine
 import Storage
 import SwiftProtobuf

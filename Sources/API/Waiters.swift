@@ -6,6 +6,7 @@
 import KVCodec
 import Node
 import RPC
+import Replica
 import StateMachine
 
 /// A call that waits for its command to be applied.

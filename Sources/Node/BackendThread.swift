@@ -9,13 +9,6 @@ import StateMachine
 import Storage
 import Synchronization
 
-/// What the replica thread hears when a commit is durable.
-struct BackendCommitted: Sendable {
-    let pending: PendingCommit
-    var appliedIndex: UInt64 { pending.appliedIndex }
-    var appliedTerm: UInt64 { pending.appliedTerm }
-}
-
 /// Commits what the replica froze, one at a time.
 final class BackendThread: Sendable {
     private enum Job: Sendable {
@@ -31,7 +24,7 @@ final class BackendThread: Sendable {
     private let fatal: FatalHandler
     private let status: NodeStatus
     private let slowNanoseconds: UInt64
-    private let onCommitted: @Sendable (BackendCommitted) -> Void
+    private let onCommitted: @Sendable (PendingCommit) -> Void
     private let onSlow: @Sendable (UInt64) -> Void
     let commitDurations: DurationHistogram
     private let thread = Mutex<OwnedThread?>(nil)
@@ -39,7 +32,7 @@ final class BackendThread: Sendable {
     init(
         backend: Backend, slowNanoseconds: UInt64, status: NodeStatus,
         fatal: @escaping FatalHandler,
-        onCommitted: @escaping @Sendable (BackendCommitted) -> Void,
+        onCommitted: @escaping @Sendable (PendingCommit) -> Void,
         onSlow: @escaping @Sendable (UInt64) -> Void
     ) {
         self.backend = backend
@@ -96,7 +89,7 @@ final class BackendThread: Sendable {
                 case .commit(let pending):
                     write(pending)
                     // Told first, so that the replica never freezes before it has heard.
-                    onCommitted(BackendCommitted(pending: pending))
+                    onCommitted(pending)
                     outstanding.subtract(1, ordering: .acquiringAndReleasing)
                 case .perform(let body): body(backend)
                 case .stop: return

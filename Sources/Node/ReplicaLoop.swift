@@ -158,6 +158,7 @@ final class ReplicaLoop {
         case .members(let waiter): answer(waiter, .members(replica.machine.members))
         case .alarms(let waiter): answer(waiter, .alarms(replica.machine.alarms))
         case .stop: stopping = true
+        default: preconditionFailure("not wired")
         }
     }
 
@@ -450,8 +451,8 @@ final class ReplicaLoop {
         backend.commit(pending)
     }
 
-    private func backendCommitted(_ done: BackendCommitted) {
-        if let records = done.pending.records { replica.machine.store.release(records) }
+    private func backendCommitted(_ done: PendingCommit) {
+        if let records = done.records { replica.machine.store.release(records) }
         frozenBytes = 0
         publishPendingBytes()
         // A compaction may just have made room; the next write must know.
@@ -543,7 +544,7 @@ final class ReplicaLoop {
         case .read(let waiter), .leaseRenew(_, let waiter), .leaseTimeToLive(_, _, let waiter),
             .leases(let waiter), .members(let waiter), .alarms(let waiter):
             answer(waiter, .refused(.stopped))
-        case .backendCommitted, .persisted, .stop: break
+        default: break
         }
     }
 }

@@ -9,15 +9,8 @@ import MVCC
 import RaftCore
 import StateMachine
 
-/// One entry that was applied, with the answer for whoever proposed it.
-package struct AppliedEntry: Sendable {
-    package var index: LogIndex
-    package var term: Term
-    package var result: ApplyResult
-}
-
 /// What the host has to do after feeding the replica.
-package struct Effects: Sendable {
+package struct CoreEffects: Sendable {
     /// To be written and synchronised in order; acknowledged by `Replica.persisted(through:)`.
     package var persist: PersistBatch?
     package var messages: [Message] = []
@@ -93,8 +86,8 @@ package final class Replica {
     ///
     /// - Parameter now: monotonic milliseconds for lease deadlines; replicated state never depends
     ///   on it.
-    package func takeEffects(now: LeaseTime) -> Effects {
-        var effects = Effects()
+    package func takeEffects(now: LeaseTime) -> CoreEffects {
+        var effects = CoreEffects()
         guard raft.hasReady else { return effects }
         var ready = raft.takeReady()
         effects.persist = ready.persist
@@ -116,7 +109,7 @@ package final class Replica {
     /// Whether `takeEffects` has something to give.
     package var hasEffects: Bool { raft.hasReady }
 
-    private func apply(_ entries: [Entry], now: LeaseTime, into effects: inout Effects) {
+    private func apply(_ entries: [Entry], now: LeaseTime, into effects: inout CoreEffects) {
         effects.applied.reserveCapacity(entries.count)
         var position = 0
         while position < entries.count {
@@ -136,7 +129,7 @@ package final class Replica {
         if last.term == raft.term && raft.role == .leader { hasAppliedInTerm = true }
     }
 
-    private func apply(_ entry: Entry, now: LeaseTime, into effects: inout Effects) {
+    private func apply(_ entry: Entry, now: LeaseTime, into effects: inout CoreEffects) {
         switch entry.kind {
         case .normal:
             // Also an entry without a command moves the applied index.
@@ -154,7 +147,7 @@ package final class Replica {
         }
     }
 
-    private func confirmReads(into effects: inout Effects) {
+    private func confirmReads(into effects: inout CoreEffects) {
         let applied = machine.appliedIndex
         waitingReads.removeAll { read in
             guard read.index <= applied else { return false }

@@ -6,6 +6,7 @@ import Configuration
 import NIOCore
 import Node
 import RPC
+import Replica
 
 extension NodeOptions {
     init(_ settings: NodeConfiguration) {

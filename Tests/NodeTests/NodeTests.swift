@@ -4,6 +4,7 @@
 
 import Foundation
 import MVCC
+import Replica
 import StateMachine
 import Synchronization
 import Testing

@@ -14,7 +14,7 @@ package enum AutoCompaction: Sendable, Equatable {
 /// Periodic: samples the revision ten times a period (of at most an hour) and, once a whole period
 /// has been seen, compacts to the sample that is a period old, every min(period, 1 h). Revision:
 /// every five minutes keeps the last N revisions.
-struct AutoCompactor {
+package struct AutoCompactor {
     private let mode: AutoCompaction
     private var samples: [(time: UInt64, revision: Int64)] = []
     private var nextSample: UInt64 = 0
@@ -24,7 +24,7 @@ struct AutoCompactor {
     private static let longestInterval: UInt64 = 60 * 60 * 1000
 
     /// - Parameter now: monotonic milliseconds.
-    init(_ mode: AutoCompaction, now: UInt64) {
+    package init(_ mode: AutoCompaction, now: UInt64) {
         self.mode = mode
         switch mode {
         case .off: break
@@ -34,7 +34,7 @@ struct AutoCompactor {
     }
 
     /// The revision to compact to now, if any.
-    mutating func tick(now: UInt64, currentRevision: Int64) -> Int64? {
+    package mutating func tick(now: UInt64, currentRevision: Int64) -> Int64? {
         switch mode {
         case .off:
             return nil

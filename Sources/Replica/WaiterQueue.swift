@@ -4,7 +4,7 @@ import RaftCore
 
 /// Waiters in log order. The leader's own proposals get consecutive indexes, so the queue is in
 /// order by construction and finding the waiter of an applied entry is a look at its front.
-struct WaiterQueue {
+package struct WaiterQueue {
     private struct Slot {
         var index: LogIndex
         var term: Term
@@ -17,9 +17,11 @@ struct WaiterQueue {
     /// Front slots that were answered because they waited too long.
     private var expiredThrough = 0
 
-    var count: Int { slots.count - head }
+    package init() {}
 
-    mutating func append(
+    package var count: Int { slots.count - head }
+
+    package mutating func append(
         index: LogIndex, term: Term, waiter: (any ReplyWaiter)?, since: UInt64
     ) {
         slots.append(Slot(index: index, term: term, waiter: waiter, since: since))
@@ -27,7 +29,7 @@ struct WaiterQueue {
 
     /// The waiter of the entry that was applied at `index`, and those before it whose entry was
     /// lost to another leader: they are answered by `lost`.
-    mutating func take(
+    package mutating func take(
         index: LogIndex, term: Term, lost: ((any ReplyWaiter)) -> Void
     ) -> (any ReplyWaiter)? {
         while head < slots.count {
@@ -43,7 +45,7 @@ struct WaiterQueue {
     }
 
     /// Answers those that have waited since before `deadline`; their entries may still be applied.
-    mutating func expire(before deadline: UInt64, _ body: (any ReplyWaiter) -> Void) {
+    package mutating func expire(before deadline: UInt64, _ body: (any ReplyWaiter) -> Void) {
         var position = max(head, expiredThrough)
         while position < slots.count, slots[position].since < deadline {
             if let waiter = slots[position].waiter { body(waiter) }
@@ -54,7 +56,7 @@ struct WaiterQueue {
     }
 
     /// Empties the queue, giving every waiter to `body`.
-    mutating func removeAll(_ body: (any ReplyWaiter) -> Void) {
+    package mutating func removeAll(_ body: (any ReplyWaiter) -> Void) {
         for slot in slots[head...] {
             if let waiter = slot.waiter { body(waiter) }
         }

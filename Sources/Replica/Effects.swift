@@ -1,0 +1,76 @@
+// What the host has to do after feeding the replica. Effects are values: the node carries them out with
+// threads, files and sockets, the simulator with models of these.
+//
+// Order matters in three places. Messages go out before the host waits for `persist` (a leader writes
+// its log while its followers write theirs). Batches are written in their order. A commit is given
+// to the backend before the files of a later snapshot are copied.
+
+import MVCC
+import RaftCore
+import StateMachine
+import Storage
+
+/// One entry that was applied.
+package struct AppliedEntry: Sendable {
+    package var index: LogIndex
+    package var term: Term
+    package var result: ApplyResult
+}
+
+/// What the host has to do.
+package struct Effects: Sendable {
+    /// To be sent at once, in order. Loss is allowed.
+    package var messages: [PeerMessage] = []
+    /// To be written and synchronised in order; acknowledged by `ReplicaInput.persisted`. When it
+    /// carries a snapshot, that snapshot's file is durable already.
+    package var persist: PersistBatch?
+    /// Applied since the last call, in log order, for the event bus and the counters. Entries
+    /// without a command (a new leader's first) do not appear.
+    package var applied: [AppliedEntry] = []
+    package var answers: [PendingAnswer] = []
+    /// Set when role, term or leader changed.
+    package var softState: SoftState?
+    /// Set when the membership changed: everybody but this member, for the transport.
+    package var peers: [Member]?
+    /// To be committed to the backend in one transaction; acknowledged by
+    /// `ReplicaInput.backendCommitted`. At most one is under way.
+    package var commit: PendingCommit?
+    /// What the log may give up.
+    package var release: LogRelease?
+    /// Peers that need a snapshot: copy the backend as it is after `commit`, send it, report
+    /// `snapshotSent` in any case.
+    package var snapshots: [SnapshotRequest] = []
+    /// The marker of this snapshot is durable in the log: load its file into the backend in one
+    /// transaction, then report `snapshotInstalled`.
+    package var install: SnapshotMetadata?
+    /// The store's revision after a snapshot was taken over. What lies between was not applied
+    /// here entry by entry; watchers find it in history.
+    package var restoredRevision: Int64?
+    /// Compute the hash of the store at this compaction and report `compactionHashed`.
+    package var hashCompaction: Int64?
+    /// A rejected message that an operator should know of.
+    package var complaint: String?
+    /// The reason why this process must stop at once; nothing else of these effects may be done.
+    package var fatal: String?
+    /// Leadership was handed over, or nobody could take it: the host may stop.
+    package var isStopped = false
+    /// This member was removed from the cluster some election timeouts ago: the host must stop.
+    package var isRemoved = false
+
+    package init() {}
+}
+
+/// Everything up to `applied` is durable in the backend.
+package struct LogRelease: Sendable, Equatable {
+    package var applied: WALSnapshot
+    /// Segments whose entries all lie below this index are not needed any more.
+    package var keepFrom: LogIndex
+    package var commit: LogIndex
+}
+
+/// A peer whose next entry is gone from the log.
+package struct SnapshotRequest: Sendable, Equatable {
+    package var to: NodeID
+    /// The leader's message. Its metadata give way to those of the copy, which may be later.
+    package var message: Message
+}
