@@ -36,6 +36,10 @@ package struct NodeOptions: Sendable {
     package var maxEntryBytes = 16 << 20
 
     package init() {}
+
+    package var electionTimeoutMilliseconds: UInt64 {
+        UInt64(clamping: electionTicks) &* loop.tickMilliseconds
+    }
 }
 
 /// Why a node could not be opened; the text names file and place where there is one.
@@ -206,6 +210,18 @@ package final class Node: Sendable {
     package func leases(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.leases(waiter)) }
     package func members(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.members(waiter)) }
     package func alarms(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.alarms(waiter)) }
+
+    /// Changes who belongs to the cluster; answered with the members after the change.
+    package func changeMembership(
+        _ change: MembershipChange, _ waiter: any ReplyWaiter
+    ) -> Bool {
+        mailbox.offer(.changeMembership(change, waiter))
+    }
+
+    /// Hands leadership to another voter; only the leader does it.
+    package func transferLeadership(to target: UInt64, _ waiter: any ReplyWaiter) -> Bool {
+        mailbox.offer(.transferLeadership(to: target, waiter))
+    }
 
     /// A reader of committed records for one thread.
     package func makeReader() throws(BackendError) -> LMDBRecordReader {

@@ -7,6 +7,8 @@ package final class NodeStatus: Sendable {
     package let term = Atomic<UInt64>(0)
     /// The member that leads; 0 when none is known.
     package let leader = Atomic<UInt64>(0)
+    /// True while this member has no vote: clients then get little of it (etcd v3rpc/util.go).
+    package let isLearner = Atomic<Bool>(false)
     package let commitIndex = Atomic<UInt64>(0)
     package let appliedIndex = Atomic<UInt64>(0)
     /// True while reads may be served from the store without a round.
