@@ -17,6 +17,9 @@ package struct NodeOptions: Sendable {
     /// Peer URLs of the founding members by name, this one included.
     package var initialMembers: [(name: String, peerURLs: [String])] = []
     package var clientURLs: [String] = []
+    package var peers = PeerOptions()
+    /// Refuse changes of the membership that would risk the quorum (`strict-reconfig-check`).
+    package var strictReconfiguration = true
     /// `initial-cluster-state existing`: a data directory must be there already.
     package var joinsExisting = false
     package var clusterToken = "etcd-cluster"
@@ -40,6 +43,24 @@ package struct NodeOptions: Sendable {
     package var electionTimeoutMilliseconds: UInt64 {
         UInt64(clamping: electionTicks) &* loop.tickMilliseconds
     }
+}
+
+/// How a node talks with the other members.
+package struct PeerOptions: Sendable {
+    /// Where to accept members: host and port.
+    package var listen: [(host: String, port: Int)] = []
+    /// Peer URLs that others are told.
+    package var advertise: [String] = []
+    /// Whether a member with other plugins is refused, or only warned about.
+    package var refusesOtherPlugins = true
+    package var dialTimeoutMilliseconds: UInt64 = 3_000
+    /// Messages waiting for one member; the newest are dropped.
+    package var queueMessages = 4096
+    package var queueBytes = 64 << 20
+    /// Without progress for so long a snapshot's transfer is broken off.
+    package var snapshotTimeoutMilliseconds: UInt64 = 30_000
+
+    package init() {}
 }
 
 /// Why a node could not be opened; the text names file and place where there is one.
