@@ -39,19 +39,39 @@ extension StateMachine {
         }
     }
 
-    /// Applies a configuration entry. Nil is one that changes no member: it leaves a joint
-    /// configuration, or cannot be read.
+    /// The same for changes that are made together, each to the membership that those before it
+    /// leave.
+    package func checkMembership(_ changes: [MembershipChange]) -> ApplyError? {
+        let (members, removed) = (memberByID, removedIDs)
+        defer { (memberByID, removedIDs) = (members, removed) }
+        for change in changes {
+            if let error = checkMembership(change) { return error }
+            make(change)
+        }
+        return nil
+    }
+
+    /// Applies a configuration entry. One without changes leaves a joint configuration, or cannot be
+    /// read.
     ///
     /// An error in the result says that nothing changed; Raft's configuration must then stay as it
     /// is, too.
-    package func applyMembership(_ change: MembershipChange?, index: UInt64, term: UInt64)
+    package func applyMembership(_ changes: [MembershipChange], index: UInt64, term: UInt64)
         -> ApplyResult
     {
         noteApplied(index: index, term: term)
-        guard let change else { return ApplyResult(revision: store.currentRevision) }
-        if let error = checkMembership(change) {
+        if changes.isEmpty { return ApplyResult(revision: store.currentRevision) }
+        if let error = checkMembership(changes) {
             return ApplyResult(error: error, revision: store.currentRevision)
         }
+        for change in changes {
+            make(change)
+            persistence.members.insert(change.memberID)
+        }
+        return ApplyResult(revision: store.currentRevision, effect: .membershipChanged(changes))
+    }
+
+    private func make(_ change: MembershipChange) {
         switch change {
         case .add(let member):
             // What it serves and how it is called it publishes itself.
@@ -64,8 +84,6 @@ extension StateMachine {
         case .promote(let id):
             memberByID[id]?.isLearner = false
         }
-        persistence.members.insert(change.memberID)
-        return ApplyResult(revision: store.currentRevision, effect: .membershipChanged(change))
     }
 
     /// The members of a new cluster, as all of them know them from their configuration; counts

@@ -38,6 +38,6 @@ package enum ApplyEffect: Equatable, Sendable {
     case alarmChanged(member: UInt64, type: AlarmType, active: Bool)
     /// A member published itself, or its peer URLs were changed.
     case memberUpdated(id: UInt64)
-    case membershipChanged(MembershipChange)
+    case membershipChanged([MembershipChange])
     case clusterVersionChanged(String)
 }

@@ -128,7 +128,7 @@ final class Machine {
         index += 1
         store.beginBatch()
         defer { store.endBatch() }
-        return state.applyMembership(change, index: index, term: term)
+        return state.applyMembership(change.map { [$0] } ?? [], index: index, term: term)
     }
 
     func found(_ members: [Member]) {

@@ -39,7 +39,7 @@ private func member(
         let change = MembershipChange.add(member(3, "http://c", isLearner: true))
         let added = machine.change(change)
         #expect(added.error == nil)
-        #expect(added.effect == .membershipChanged(change))
+        #expect(added.effect == .membershipChanged([change]))
         #expect(machine.state.members.last == member(3, "http://c", isLearner: true))
 
         machine.apply(
@@ -51,12 +51,12 @@ private func member(
             id: 3, name: "c", peerURLs: ["http://c"], clientURLs: ["http://c:1"], isLearner: true)
         #expect(machine.state.members.last == third)
 
-        #expect(machine.change(.promote(3)).effect == .membershipChanged(.promote(3)))
+        #expect(machine.change(.promote(3)).effect == .membershipChanged([.promote(3)]))
         third.isLearner = false
         #expect(machine.state.member(3) == third)
         #expect(machine.change(.promote(3)).error == .notLearner)
 
-        #expect(machine.change(.remove(3)).effect == .membershipChanged(.remove(3)))
+        #expect(machine.change(.remove(3)).effect == .membershipChanged([.remove(3)]))
         #expect(machine.state.members.map(\.id) == [1, 2])
         #expect(machine.state.removedMembers == [3])
         machine = try machine.restarted()
