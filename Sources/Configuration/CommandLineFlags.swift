@@ -13,6 +13,8 @@ package struct CommandLineFlags: Sendable {
 
     /// The file named by `--config`.
     package private(set) var file: String?
+    /// The member of the file that `--member` picks.
+    package private(set) var member: String?
     /// In the order given.
     package private(set) var occurrences: [Occurrence] = []
     package private(set) var wantsHelp = false
@@ -46,6 +48,8 @@ package struct CommandLineFlags: Sendable {
         switch name {
         case "config":
             file = try Self.argument(spelling, inline, &rest)
+        case "member":
+            member = try Self.argument(spelling, inline, &rest)
         case "h", "help":
             wantsHelp = true
         case "version":
@@ -104,7 +108,7 @@ package struct CommandLineFlags: Sendable {
         if let refusal = UnsupportedFlags.refusal(name) {
             return ConfigurationError(message: "\(spelling) \(refusal)")
         }
-        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key) + ["config", "help", "version"]
+        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key) + ["config", "help", "member", "version"]
         let hint = EditDistance.nearest(to: name, among: names).map { "; the nearest is --\($0)" } ?? ""
         return ConfigurationError(message: "flag provided but not defined: \(spelling)\(hint)")
     }
@@ -114,6 +118,8 @@ package struct CommandLineFlags: Sendable {
         var lines = [
             "  --config FILE",
             "      Settings in TOML; environment variables and flags override it.",
+            "  --member NAME",
+            "      Which [[cluster.member]] of the file this node is.",
         ]
         for section in Setting.sections {
             lines.append("")
