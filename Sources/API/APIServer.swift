@@ -133,6 +133,7 @@ package final class APIServer: Sendable {
         case .txn: .unary { kv.txn($0, $1) }
         case .compact: .unary { kv.compact($0, $1) }
         case .rangeStream: .stream { opened($0, context) { call in RangeStreamCall(context) } }
+        case .snapshot: .stream { opened($0, context) { call in SnapshotStream(context) } }
         case .watch: .stream { opened($0, context) { call in WatchStream(context, call) } }
         case .leaseGrant: .unary { lease.grant($0, $1) }
         case .leaseRevoke: .unary { lease.revoke($0, $1) }

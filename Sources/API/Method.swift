@@ -102,7 +102,7 @@ enum Method: Int, CaseIterable {
     /// Methods that this version knows by name but does not serve. They answer Unimplemented.
     var isServed: Bool {
         switch self {
-        case .memberAdd, .memberRemove, .memberUpdate, .memberPromote, .snapshot, .moveLeader,
+        case .memberAdd, .memberRemove, .memberUpdate, .memberPromote, .moveLeader,
             .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
             .userChangePassword, .userGrantRole, .userRevokeRole, .roleAdd, .roleGet, .roleList,
             .roleDelete, .roleGrantPermission, .roleRevokePermission:

@@ -18,6 +18,10 @@ final class Monitoring: Sendable {
     /// Written under `hashes`.
     private let hashDurations = DurationHistogram(
         HistogramBuckets(start: 0.01, factor: 2, count: 15))
+    private let copies = Mutex(0)
+    /// Written under `copies`.
+    private let copyDurations = DurationHistogram(
+        HistogramBuckets(start: 0.01, factor: 2, count: 17))
     /// Ranges that the range thread is reading.
     let longReads = Atomic<Int>(0)
 
@@ -36,6 +40,21 @@ final class Monitoring: Sendable {
 
     func hashed(nanoseconds: UInt64) {
         hashes.withLock { _ in hashDurations.observe(nanoseconds: nanoseconds) }
+    }
+
+    /// Counts a copy of the backend for a client; false when as many as allowed are under way.
+    func beginCopy(limit: Int) -> Bool {
+        copies.withLock { count in
+            if count >= limit { return false }
+            count += 1
+            return true
+        }
+    }
+
+    func endCopy() { copies.withLock { $0 -= 1 } }
+
+    func copied(nanoseconds: UInt64) {
+        copies.withLock { _ in copyDurations.observe(nanoseconds: nanoseconds) }
     }
 
     func write(to out: inout Exposition) {

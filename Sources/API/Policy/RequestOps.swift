@@ -27,6 +27,7 @@ extension Method {
         case .defragment: .defragment
         case .hash: .hash
         case .hashKV: .hashKV
+        case .snapshot: .snapshot
         case .memberList: .memberList
         case .authStatus: .authStatus
         case .authenticate: .authenticate
