@@ -83,6 +83,9 @@ final class Monitoring: Sendable {
         out.histogram(
             "etcd_mvcc_hash_rev_duration_seconds",
             "The latency distribution of storage hash by revision operation.", hashDurations)
+        out.histogram(
+            "etcd_disk_backend_snapshot_duration_seconds",
+            "The latency distribution of backend snapshots.", copyDurations)
         out.single(
             "etcd_mvcc_db_open_read_transactions", .gauge,
             "The number of currently open read transactions",

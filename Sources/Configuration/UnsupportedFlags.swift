@@ -26,7 +26,7 @@ package enum UnsupportedFlags {
                 "discovery-insecure-skip-tls-verify", "discovery-cert", "discovery-key", "discovery-cacert",
                 "discovery-user", "discovery-password", "discovery-srv", "discovery-srv-name", "raft-read-timeout",
                 "raft-write-timeout", "initial-election-tick-advance", "corrupt-check-time", "compact-hash-check-time",
-                "downgrade-check-time", "force-new-cluster", "strict-reconfig-check", "max-learners", "experimental-initial-corrupt-check",
+                "downgrade-check-time", "strict-reconfig-check", "max-learners", "experimental-initial-corrupt-check",
                 "experimental-corrupt-check-time", "experimental-compact-hash-check-enabled",
                 "experimental-compact-hash-check-time", "experimental-downgrade-check-time",
             ]),

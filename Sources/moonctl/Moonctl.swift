@@ -28,7 +28,7 @@ enum Moonctl {
             AlarmCommands.group, AuthCommands.group, CompactionCommand.command,
             DefragCommand.command, DelCommand.command, EndpointCommands.group, GetCommand.command,
             helpCommand, LeaseCommands.group, MemberCommands.group, PluginCommands.group,
-            PutCommand.command, TxnCommand.command, VersionCommand.command, WatchCommand.command,
+            PutCommand.command, SnapshotCommands.group, TxnCommand.command, VersionCommand.command, WatchCommand.command,
         ])
 
     private static var helpCommand: Command {
