@@ -76,7 +76,10 @@ let package = Package(
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
-                "API", "Node", "Replica", "Events", "Plugins", "Configuration", "RPC", "CSupport",
+                "API", "Node", "Peering", "Replica", "RaftCore", "StateMachine", "Events", "Plugins",
+                "Configuration", "RPC", "CSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(

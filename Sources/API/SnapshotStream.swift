@@ -101,7 +101,7 @@ final class SnapshotWorker: Sendable {
     /// The backend commits every 100 ms or so; a disk that needs longer than this is ill.
     private static let commitTimeout: UInt64 = 10_000_000_000
 
-    private let answers = Mailbox<Answer>(capacity: 4, spinMicroseconds: 0)
+    private let answers = Mailbox<Answer>(capacity: 4)
     private let monitoring: Monitoring
     private let directory: String
     private let appliedIndex: UInt64
@@ -197,7 +197,7 @@ final class SnapshotWorker: Sendable {
     private func next(milliseconds: UInt64) -> Answer? {
         var batch: [Answer] = []
         answers.take(
-            into: &batch, deadline: monotonicNanoseconds() &+ milliseconds &* 1_000_000, spin: false)
+            into: &batch, deadline: monotonicNanoseconds() &+ milliseconds &* 1_000_000)
         return batch.contains(.stop) ? .stop : batch.first
     }
 }

@@ -13,7 +13,7 @@
 // "remove n1" would remove the survivor. They must not take effect when they are applied. But the log
 // cannot be cut or overwritten at a committed entry. So the transaction also records the last index of
 // the log at that moment, `forcedMembershipIndex`, and every opening replaces changes of membership up
-// to it by entries without a command (`withoutOldChanges`). Later changes lie above it and count.
+// to it by entries without a command (Replica/Recovery.swift). Later changes lie above it and count.
 //
 // A member that joins later never sees these entries: it starts from a snapshot that contains its own
 // addition, which lies above the index. What the log's other entries say of old members (their names
@@ -46,39 +46,36 @@ package enum ForceNewCluster {
             defer { try? directory.close() }
             guard try WAL.exists(disk: disk, directory: directory.wal) else { return nil }
             let backend = try Backend(path: directory.database, configuration: options.backend)
-            return try apply(to: backend, disk: disk, walDirectory: directory.wal, options)
+            return try apply(to: backend, disk: disk, directory, options)
         } catch {
             throw NodeStartError(description: "--force-new-cluster: \(error)")
         }
     }
 
     private static func apply(
-        to backend: Backend, disk: PosixDisk, walDirectory: String, _ options: NodeOptions
+        to backend: Backend, disk: PosixDisk, _ directory: DataDirectory, _ options: NodeOptions
     ) throws -> Outcome {
-        let reader = try backend.makeReader()
-        try reader.renew()
-        guard var meta = try reader.storedMeta() else {
-            throw NodeStartError(description: "bucket meta of the backend cannot be read")
-        }
-        var members: [Member] = []
-        try reader.scan(.members) { _, value in
-            if let member = try? Member(value) { members.append(member) }
-            return true
-        }
-        reader.reset()
-
+        var (meta, members) = try stored(in: backend)
         let founding = RaftLog.founding
         let applied = max(meta.appliedIndex, founding.snapshotIndex)
         let (log, replay) = try WAL.open(
-            disk: disk, directory: walDirectory, configuration: options.wal, replayFrom: applied + 1
+            disk: disk, directory: directory.wal, configuration: options.wal,
+            replayFrom: applied + 1
         ) { _ in }
         try log.close()
-        guard replay.snapshot.index <= applied else {
-            throw NodeStartError(
-                description: """
-                    a snapshot from the leader, up to entry \(replay.snapshot.index), has arrived and is not \
-                    in the backend yet (entry \(applied)); start once without the flag, stop, and try again
-                    """)
+        if replay.snapshot.index > applied {
+            // A leader's snapshot had arrived, and the node ended before it was in the backend.
+            let (index, term) = (replay.snapshot.index, replay.snapshot.term)
+            let files = SnapshotFiles(directory: directory.snapshots)
+            guard files.exists(index: index, term: term) else {
+                throw NodeStartError(
+                    description: "the log continues the snapshot at entry \(index), whose file is gone")
+            }
+            let image = try BackendImage(file: files.path(index: index, term: term))
+            try backend.update { transaction throws(BackendError) in
+                try transaction.replaceAll(with: image)
+            }
+            (meta, members) = try stored(in: backend)
         }
 
         let id = replay.metadata.memberID
@@ -109,21 +106,17 @@ package enum ForceNewCluster {
             lastIndex: replay.lastIndex)
     }
 
-    /// The entries that a node replays, without the changes of membership that a forced start has
-    /// made void. To be called at every opening, with everything the log hands out.
-    ///
-    /// - Parameter reader: one that is active.
-    package static func withoutOldChanges(
-        _ entries: [Entry], _ reader: BackendReader
-    ) throws(BackendError) -> [Entry] {
-        withoutOldChanges(entries, through: try reader.storedMeta()?.forcedMembershipIndex ?? 0)
-    }
-
-    static func withoutOldChanges(_ entries: [Entry], through index: UInt64) -> [Entry] {
-        guard index > 0 else { return entries }
-        return entries.map { entry in
-            guard entry.kind == .configChange, entry.index <= index else { return entry }
-            return Entry(index: entry.index, term: entry.term, kind: .normal, data: [])
+    private static func stored(in backend: Backend) throws -> (StoredMeta, [Member]) {
+        let reader = try backend.makeReader()
+        try reader.renew()
+        guard let meta = try reader.storedMeta() else {
+            throw NodeStartError(description: "bucket meta of the backend cannot be read")
         }
+        var members: [Member] = []
+        try reader.scan(.members) { _, value in
+            if let member = try? Member(value) { members.append(member) }
+            return true
+        }
+        return (meta, members)
     }
 }

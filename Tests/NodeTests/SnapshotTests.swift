@@ -19,13 +19,13 @@ private final class CollectingSink: AnswerSink {
 
 private final class Waiter: ReplyWaiter {
     let loopIndex = 0
-    private let box = Mailbox<ReplicaAnswer>(capacity: 1, spinMicroseconds: 0)
+    private let box = Mailbox<ReplicaAnswer>(capacity: 1)
 
     func replicaAnswered(_ answer: ReplicaAnswer) { box.post(answer) }
 
     func wait() -> ReplicaAnswer? {
         var answers: [ReplicaAnswer] = []
-        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000, spin: false)
+        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000)
         return answers.first
     }
 }
@@ -48,8 +48,8 @@ private func options(_ directory: String) -> NodeOptions {
     options.initialMembers = [("default", ["http://localhost:2380"])]
     options.backend.mapBytes = 1 << 30
     options.wal.segmentBytes = 1 << 20
-    options.loop.tickMilliseconds = 10
-    options.loop.backendIntervalMilliseconds = 10
+    options.replica.tickMilliseconds = 10
+    options.replica.backendIntervalMilliseconds = 10
     return options
 }
 
@@ -85,10 +85,10 @@ private func exists(_ node: Node, _ key: String) -> Bool {
 /// Saves as a client does: the copy, then its digest.
 private func save(_ node: Node, to path: String) throws {
     let target = node.status.appliedIndex.load(ordering: .acquiring)
-    let done = Mailbox<Backend>(capacity: 1, spinMicroseconds: 0)
+    let done = Mailbox<Backend>(capacity: 1)
     #expect(node.onBackend { done.post($0) })
     var found: [Backend] = []
-    done.take(into: &found, deadline: monotonicNanoseconds() + 5_000_000_000, spin: false)
+    done.take(into: &found, deadline: monotonicNanoseconds() + 5_000_000_000)
     let backend = try #require(found.first)
     while try backend.committedIndex() < target { usleep(1000) }
     let copy = try BackendCopy(of: backend, in: node.snapshotDirectory)
@@ -432,64 +432,56 @@ private let newMembers: [(name: String, peerURLs: [String])] = [
         options.initialMembers = newMembers
         #expect(try ForceNewCluster.run(options)?.lastIndex == 6)
 
+        var node = try start(options)
+        #expect(node.replayedEntries == 5)
+        for key in ["before", "between", "after"] { #expect(exists(node, key)) }
+        #expect(members(node).map(\.id) == [own])
+        // What is changed from now on counts, also after a restart that replays old and new.
+        let waiter = Waiter()
+        let learner = Member(
+            id: 0xDEF, name: "", peerURLs: ["http://localhost:3999"], clientURLs: [], isLearner: true)
+        #expect(node.changeMembership(.add(learner), waiter))
+        guard case .membershipChanged(let all)? = waiter.wait() else {
+            Issue.record("no answer to the addition")
+            return
+        }
+        #expect(all.map(\.id).sorted() == [own, 0xDEF].sorted())
+        node.stop()
+        node = try start(options)
+        #expect(members(node).map(\.id).sorted() == [own, 0xDEF].sorted())
+        for key in ["before", "between", "after"] { #expect(exists(node, key)) }
+        node.stop()
+
         let backend = try Backend(
             path: restored.directory + "/member/db",
             configuration: BackendConfiguration(mapBytes: 1 << 30))
         let reader = try backend.makeReader()
         try reader.renew()
-        let removed = try #require(
-            try reader.get(
-                .membersRemoved, hex: Identity.memberID(peerURLs: newMembers[1].peerURLs, token: "fresh")))
-        #expect(removed == Array("removed".utf8))
-        var entries = payloads.enumerated().map { number, payload in
-            Entry(index: UInt64(number + 2), term: 2, kind: payload.0, data: payload.1)
-        }
-        // A change made after the forced start counts.
-        entries.append(
-            Entry(
-                index: 7, term: 3, kind: .configChange,
-                data: ConfigChange([.init(.addLearner, 0xDEF)]).encoded()))
-        let kept = try ForceNewCluster.withoutOldChanges(entries, reader)
-        #expect(kept.map(\.index) == entries.map(\.index))
-        #expect(kept.map(\.term) == entries.map(\.term))
-        #expect(kept.map(\.kind) == [.normal, .normal, .normal, .normal, .normal, .configChange])
-        #expect(kept[0].data == entries[0].data && kept[2].data == entries[2].data)
-        #expect(kept[1].data.isEmpty && kept[3].data.isEmpty)
-
-        // The core over both: forced it leads alone and commits all; unforced it would have a peer.
-        let meta = try #require(try reader.storedMeta())
-        #expect(meta.forcedMembershipIndex == 6)
-        let voters = try #require(ConfState(stored: meta.confState))
-        #expect(voters == ConfState(voters: [own]))
-        #expect(try membership(own, voters, kept) == ConfState(voters: [own], learners: [0xDEF]))
-        #expect(try membership(own, voters, entries) != ConfState(voters: [own], learners: [0xDEF]))
+        let other = Identity.memberID(peerURLs: newMembers[1].peerURLs, token: "fresh")
+        #expect(try reader.get(.membersRemoved, hex: other) == Array("removed".utf8))
+        #expect(try reader.storedMeta()?.forcedMembershipIndex == 6)
     }
 
-    /// The membership of a sole voter after it has committed and applied what its log holds.
-    private func membership(
-        _ own: NodeID, _ voters: ConfState, _ entries: [Entry]
-    ) throws -> ConfState {
-        var raft = try RaftCore(
-            configuration: RaftConfiguration(id: own),
-            hardState: HardState(term: 3, vote: 0, commit: 4), confState: voters,
-            log: try RaftLog(snapshotIndex: 1, snapshotTerm: 1, entries: entries), appliedIndex: 1,
-            randomSeed: 1)
-        var confState = voters
-        raft.campaign()
-        for _ in 0..<20 {
-            guard raft.hasReady else { break }
-            let ready = raft.takeReady()
-            if let batch = ready.persist { raft.persisted(through: batch.sequence) }
-            for entry in ready.committed {
-                if entry.kind == .configChange {
-                    confState = raft.applyConfigChange(
-                        try ConfigChange(decoding: entry.data), at: entry.index)
-                }
-            }
-            if let last = ready.committed.last { raft.applied(to: last.index) }
-        }
-        return confState
+    /// The same log without the forced start: the member counts on peers, and is not ready.
+    @Test func withoutForceTheOldMembersCount() throws {
+        let scratch = try Scratch()
+        let (path, _) = try makeSnapshot(scratch)
+        let restored = try restore(path, scratch, "a", bump: 0)
+        var options = options(restored.directory)
+        options.name = "a"
+        options.initialMembers = newMembers
+        let node = try Node(options: options) { message in fatalError(message) }
+        node.start(sinks: [CollectingSink()])
+        #expect(!node.waitUntilReady(seconds: 1))
+        #expect(members(node).count == 3)
+        node.stop()
     }
+}
+
+private func members(_ node: Node) -> [Member] {
+    let waiter = Waiter()
+    guard node.members(waiter), case .members(let members)? = waiter.wait() else { return [] }
+    return members
 }
 
 extension BackendReader {
