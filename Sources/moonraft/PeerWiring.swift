@@ -92,14 +92,10 @@ final class PeerWiring: PeerLinks, PeerInbox {
 
     func received(_ messages: [PeerMessage], from: NodeID) { node.received(messages) }
 
-    func peerReachable(_ id: NodeID) {
-        logger.info("peer connected", metadata: ["peer": "\(String(id, radix: 16))"])
-    }
+    // The transport notes connections by itself.
+    func peerReachable(_ id: NodeID) {}
 
-    func peerUnreachable(_ id: NodeID) {
-        logger.warning("peer disconnected", metadata: ["peer": "\(String(id, radix: 16))"])
-        node.peerUnreachable(id)
-    }
+    func peerUnreachable(_ id: NodeID) { node.peerUnreachable(id) }
 
     func snapshotArrived(_ message: Message, file: String, from: NodeID) {
         node.snapshotArrived(message, file: file)
