@@ -161,6 +161,9 @@ package final class Node: Sendable {
         for message in messages where !mailbox.offer(.received(message)) { return }
     }
 
+    /// A peer can be sent to again.
+    package func peerReachable(_ id: NodeID) { mailbox.post(.reachable(id)) }
+
     /// The connection to a peer failed.
     package func peerUnreachable(_ id: NodeID) { mailbox.post(.unreachable(id)) }
 

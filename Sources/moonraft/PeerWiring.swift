@@ -93,7 +93,7 @@ final class PeerWiring: PeerLinks, PeerInbox {
     func received(_ messages: [PeerMessage], from: NodeID) { node.received(messages) }
 
     // The transport notes connections by itself.
-    func peerReachable(_ id: NodeID) {}
+    func peerReachable(_ id: NodeID) { node.peerReachable(id) }
 
     func peerUnreachable(_ id: NodeID) { node.peerUnreachable(id) }
 
