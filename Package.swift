@@ -102,7 +102,7 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "Events", "MVCC", "StateMachine"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(

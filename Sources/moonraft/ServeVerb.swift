@@ -42,6 +42,7 @@ enum ServeVerb {
                 "stopping", metadata: ["reason": "\(message)\(cause)", "free_bytes": "\(free)"])
             _exit(70)
         }
+        if flags.forcesNewCluster { try forceNewCluster(settings, logger) }
         let running = try RunningNode(loaded, logger: logger, fatal: fatal)
         running.announce()
         while true {
@@ -54,6 +55,23 @@ enum ServeVerb {
                 return
             }
         }
+    }
+
+    /// Cuts the member loose before its data are opened.
+    private static func forceNewCluster(
+        _ settings: NodeConfiguration, _ logger: Logger
+    ) throws {
+        guard let done = try ForceNewCluster.run(NodeOptions(settings)) else {
+            return logger.warning("--force-new-cluster has no effect: the data folder holds no member yet")
+        }
+        logger.warning(
+            "this member goes on alone; start it without --force-new-cluster from now on",
+            metadata: [
+                "member": "\(String(done.memberID, radix: 16))",
+                "cluster": "\(String(done.clusterID, radix: 16))",
+                "dropped": "\(done.dropped.map { String($0, radix: 16) }.joined(separator: ","))",
+                "last_entry": "\(done.lastIndex)",
+            ])
     }
 }
 
