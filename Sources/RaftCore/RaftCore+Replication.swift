@@ -30,11 +30,17 @@ extension RaftCore {
         for position in progress.indices where progress[position].id != id {
             if let round {
                 let commit = min(progress[position].match, commitIndex)
+                progress[position].told(commit: commit)
                 sendNow(
                     .heartbeat(commit: commit, round: round),
                     to: progress[position].id, term: term)
             }
             sendAppends(at: position, shared: &shared)
+            if let commit = progress[position].commitNews(commitIndex) {
+                progress[position].told(commit: commit)
+                sendNow(
+                    .heartbeat(commit: commit, round: 0), to: progress[position].id, term: term)
+            }
         }
     }
 
@@ -159,7 +165,7 @@ extension RaftCore {
             throw .commitBeyondLog(commit: commit, lastIndex: log.lastIndex)
         }
         raiseCommit(to: commit)
-        sendNow(.heartbeatResponse(round: round), to: leader, term: term)
+        if round > 0 { sendNow(.heartbeatResponse(round: round), to: leader, term: term) }
     }
 
     private func checkAgreesWithCommitted(
