@@ -1,4 +1,4 @@
-import RaftCore
+@testable import RaftCore
 
 /// Named probabilities and sizes of one simulated run, drawn from its seed.
 struct SimulationOptions {
@@ -9,6 +9,10 @@ struct SimulationOptions {
     var maxRetainedEntries: Int
     var maxInflightMessages: Int
     var maxEntriesBytesPerMessage: Int
+    /// Bounds that are usually out of reach: now and then so small that they bite.
+    var isTight: Bool
+    var appliesLater: Bool
+    var heartbeatTicks: Int
     /// Per thousand steps.
     var dropsPerMille: Int
     var duplicatesPerMille: Int
@@ -25,6 +29,9 @@ struct SimulationOptions {
         maxRetainedEntries = random.below(6)
         maxInflightMessages = 1 + random.below(4)
         maxEntriesBytesPerMessage = 1 + random.below(30)
+        isTight = random.below(3) == 0
+        appliesLater = random.below(2) == 0
+        heartbeatTicks = random.pick([1, 1, 2])
         dropsPerMille = random.pick([0, 20, 100, 250])
         duplicatesPerMille = random.pick([0, 50, 150])
         crashesPerMille = random.pick([0, 3, 8])
@@ -83,6 +90,8 @@ struct Simulation {
     private var reads: [UInt64: LogIndex] = [:]
     private var nextContext: UInt64 = 1
     private(set) var answeredReads = 0
+    /// Payloads are decimal numbers.
+    private static let maxPayloadBytes = 8
 
     init(seed: UInt64) throws {
         self.seed = seed
@@ -93,6 +102,17 @@ struct Simulation {
         for id in 1...total {
             var configuration = RaftConfiguration(id: NodeID(id))
             configuration.electionTicks = 5
+            configuration.heartbeatTicks = options.heartbeatTicks
+            configuration.maxCatchUpEntries = random.pick([0, 5, 50])
+            // Members may be configured differently.
+            if options.isTight {
+                configuration.maxRetainedBytes = random.below(12)
+                configuration.maxInflightBytes = 1 + random.below(12)
+                configuration.maxUncommittedBytes = 1 + random.below(20)
+                configuration.maxCommittedBytesPerReady = 1 + random.below(6)
+                configuration.maxHeldMessages = 2 + random.below(6)
+                configuration.maxPendingReads = 1 + random.below(3)
+            }
             configuration.preVote = options.preVote
             configuration.checkQuorum = options.checkQuorum
             configuration.maxRetainedEntries = options.maxRetainedEntries
@@ -102,6 +122,7 @@ struct Simulation {
                 try TestHost(
                     configuration: configuration,
                     founders: id <= options.founders ? members : nil, seed: random.next()))
+            hosts[id - 1].appliesLater = options.appliesLater
         }
         side = Array(repeating: 0, count: total)
         commitSeen = hosts.map(\.core.commitIndex)
@@ -155,12 +176,15 @@ struct Simulation {
         case 70..<72: hosts[target].install()
         case 72..<80: propose(on: target)
         case 80..<84: read(on: target)
-        case 84..<86: hosts[target].compact()
+        case 84..<86:
+            hosts[target].compact()
+            try checkRetained(target)
         case 86: try? hosts[target].core.transferLeadership(to: random.pick(hosts).core.id)
         case 87: hosts[target].core.reportUnreachable(random.pick(hosts).core.id)
-        case 88: if random.chance(perMille: 100) { hosts[target].core.campaign() }
+        case 88 where random.chance(perMille: 100): hosts[target].core.campaign()
+        case 88 where random.chance(perMille: 200): hosts[target].core.resign()
         case 89..<94: if random.chance(perMille: options.changesPerMille * 10) { change(on: target) }
-        default: break
+        default: hosts[target].apply(1 + random.below(3))
         }
         // Several inputs often share a Ready.
         if random.below(3) > 0 { try takeReady(target) }
@@ -288,6 +312,7 @@ struct Simulation {
     /// and that what it takes for committed is what everybody takes for committed.
     private mutating func check(_ target: Int) throws {
         let core = hosts[target].core
+        try checkBounds(target)
         if core.role == .leader, leaderTermSeen[target] != core.term {
             leaderTermSeen[target] = core.term
             if let other = leaders[core.term], other != core.id {
@@ -324,6 +349,33 @@ struct Simulation {
             } else {
                 throw failure("\(core.id) commits \(index) before anybody committed what precedes it")
             }
+        }
+    }
+
+    /// Checks that what was compacted just now holds no more bytes than allowed.
+    private func checkRetained(_ target: Int) throws {
+        let core = hosts[target].core
+        guard core.snapshotBeingInstalled == nil else { return }
+        let limit = min(core.appliedIndex, core.log.stableIndex)
+        guard core.log.firstIndex <= limit else { return }
+        let bytes = (core.log.firstIndex...limit).reduce(0) { $0 + (core.log.entry(at: $1)?.data.count ?? 0) }
+        if bytes > core.configuration.maxRetainedBytes {
+            throw failure("\(core.id) retains \(bytes) bytes")
+        }
+    }
+
+    /// Checks the bounds on what is kept for others and sent ahead.
+    private func checkBounds(_ target: Int) throws {
+        let core = hosts[target].core
+        let configuration = core.configuration
+        for peer in core.progress where core.role == .leader && peer.id != core.id {
+            let last = core.configuration.maxEntriesBytesPerMessage + Self.maxPayloadBytes
+            if peer.inflights.bytes >= configuration.maxInflightBytes + last {
+                throw failure("\(peer.inflights.bytes) bytes under way to \(peer.id)")
+            }
+        }
+        if core.uncommittedBytes > configuration.maxUncommittedBytes + 3 * Self.maxPayloadBytes {
+            throw failure("\(core.uncommittedBytes) bytes uncommitted")
         }
     }
 
@@ -408,6 +460,7 @@ struct Simulation {
             try takeReady(position)
             hosts[position].persist()
             hosts[position].install()
+            hosts[position].apply()
             try takeReady(position)
             try check(position)
         }

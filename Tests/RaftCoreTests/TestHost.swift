@@ -64,6 +64,10 @@ struct TestHost {
     /// A durable snapshot that is not in place yet.
     var uninstalled: (metadata: SnapshotMetadata, data: TestMachine)?
     private var received: [LogIndex: TestMachine] = [:]
+    /// Entries handed out and not applied yet; always empty unless `appliesLater`.
+    private(set) var unapplied: [Entry] = []
+    /// Whether entries wait for `apply(_:)` instead of being applied with the `Ready`.
+    var appliesLater = false
 
     /// Starts a founding member, or with nil one that will join.
     init(configuration: RaftConfiguration, founders: ConfState?, seed: UInt64) throws {
@@ -111,9 +115,18 @@ struct TestHost {
             unsynced.append((batch, batch.snapshot.flatMap { received[$0.index] }))
             precondition(batch.snapshot == nil || unsynced.last?.data != nil)
         }
-        for entry in ready.committed { apply(entry) }
-        if let last = ready.committed.last { core.applied(to: last.index) }
+        unapplied += ready.committed
+        if !appliesLater { apply() }
         return (ready, sent)
+    }
+
+    /// Applies the oldest `count` entries handed out, all by default.
+    mutating func apply(_ count: Int = .max) {
+        guard core.snapshotBeingInstalled == nil else { return }
+        let due = unapplied.prefix(count)
+        for entry in due { apply(entry) }
+        unapplied.removeFirst(due.count)
+        if let last = due.last { core.applied(to: last.index) }
     }
 
     mutating func step(_ envelope: Envelope) throws(StepError) {
@@ -136,6 +149,7 @@ struct TestHost {
     mutating func install() {
         guard let (metadata, data) = uninstalled else { return }
         machine = data
+        unapplied = []
         uninstalled = nil
         core.installed(snapshot: metadata)
     }
@@ -156,6 +170,7 @@ struct TestHost {
             disk.write(batch.entries.prefix(tornEntries))
         }
         unsynced = []
+        unapplied = []
         uninstalled = nil
         received = [:]
         isUp = false
