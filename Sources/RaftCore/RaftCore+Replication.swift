@@ -36,12 +36,15 @@ extension RaftCore {
                     to: progress[position].id, term: term)
             }
             sendAppends(at: position, shared: &shared)
-            if let commit = progress[position].commitNews(commitIndex) {
-                progress[position].told(commit: commit)
-                sendNow(
-                    .heartbeat(commit: commit, round: 0), to: progress[position].id, term: term)
-            }
+            tellCommit(at: position)
         }
+    }
+
+    /// Tells the member at `position` the commit index, if that is news it can use.
+    mutating func tellCommit(at position: Int) {
+        guard let commit = progress[position].commitNews(commitIndex) else { return }
+        progress[position].told(commit: commit)
+        sendNow(.heartbeat(commit: commit, round: 0), to: progress[position].id, term: term)
     }
 
     /// Sends the member at `position` all it may be sent now.
@@ -109,7 +112,7 @@ extension RaftCore {
             outbox.isReplicationDue = true
             if isNews { advanceCommit() }
             if transferTarget == peer, progress[position].match == log.lastIndex {
-                sendNow(.timeoutNow, to: peer, term: term)
+                requestCampaign(at: position)
             }
         }
     }

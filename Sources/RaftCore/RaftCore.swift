@@ -80,6 +80,8 @@ package struct RaftCore: Sendable {
 
     // Candidates.
     var votes: [(id: NodeID, isGranted: Bool)] = []
+    /// An election to be held once the membership changes known to be committed are applied.
+    var postponedCampaign: CampaignKind?
 
     // Leaders.
     /// One element for each member, sorted by id.
@@ -184,7 +186,10 @@ package struct RaftCore: Sendable {
         case .heartbeatResponse(let round):
             try handleHeartbeatResponse(round: round, from: from)
         case .timeoutNow:
-            if role == .follower, leader == nil || leader == from { campaign(.transfer) }
+            if role == .follower, leader == nil || leader == from {
+                if hasUnappliedCommittedChange { postponedCampaign = .transfer }
+                campaign(.transfer)
+            }
         case .readRequest(let id):
             try handleReadRequest(id: id, from: from)
         case .readResponse(let id, let index):

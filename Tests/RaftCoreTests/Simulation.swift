@@ -90,8 +90,8 @@ struct Simulation {
     private var reads: [UInt64: LogIndex] = [:]
     private var nextContext: UInt64 = 1
     private(set) var answeredReads = 0
-    /// Payloads are decimal numbers.
-    private static let maxPayloadBytes = 8
+    /// The largest payloads are membership changes of three steps.
+    private static let maxPayloadBytes = 30
 
     init(seed: UInt64) throws {
         self.seed = seed
@@ -258,6 +258,8 @@ struct Simulation {
         let from = Int(envelope.message.from) - 1
         let to = Int(envelope.message.to) - 1
         let arrives = !isLost && side[from] == side[to] && hosts[to].isUp
+        var envelope = envelope
+        if hosts[from].isUp, random.below(2) == 0 { envelope.restream(from: hosts[from]) }
         if arrives {
             do throws(StepError) {
                 try hosts[to].step(envelope)

@@ -4,6 +4,19 @@ import RaftCore
 struct Envelope {
     var message: Message
     var data: TestMachine?
+
+    /// Replaces a snapshot by one of what `sender` has applied since, as a host may that starts to stream
+    /// late.
+    mutating func restream(from sender: TestHost) {
+        guard case .snapshot(let old) = message.body, message.from == sender.core.id,
+            sender.machine.appliedIndex >= old.index, sender.core.snapshotBeingInstalled == nil,
+            let term = sender.core.log.term(at: sender.machine.appliedIndex), term <= message.term
+        else { return }
+        data = sender.machine
+        message.body = .snapshot(
+            SnapshotMetadata(
+                index: sender.machine.appliedIndex, term: term, confState: sender.machine.confState))
+    }
 }
 
 /// A state machine that remembers every command, so that histories can be compared.
