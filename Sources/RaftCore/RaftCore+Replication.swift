@@ -101,7 +101,8 @@ extension RaftCore {
         case .rejected(let previous, let hintIndex, let hintTerm):
             // The peer has `hintTerm` at `hintIndex`: skip our entries of later terms below it at
             // once.
-            let candidate = log.lastIndex(upTo: hintIndex, termAtMost: hintTerm)
+            let candidate = min(
+                hintIndex, log.lastIndex(upTo: hintIndex, termAtMost: hintTerm))
             if progress[position].rejected(previous: previous, candidate: candidate) {
                 progress[position].requestAppend()
                 outbox.isReplicationDue = true

@@ -2,9 +2,8 @@ import RaftCore
 import Testing
 
 /// One test for each known way to get Raft wrong, in the order of a list kept from published bug
-/// reports. The names begin with the number in that list; what is missing there concerns the host:
-/// 17 snapshot files, 23 deterministic apply, 25 cluster and member ids. Members are driven by
-/// scenario commands, and their state is asked for directly.
+/// reports (docs/consistency.md). The names begin with the number in that list. Members are driven
+/// by scenario commands, and their state is asked for directly.
 @Suite struct PitfallTests {
     /// A cluster whose member 1 leads term 2, with entry 2 applied everywhere.
     private func cluster(_ options: String = "voters=1,2,3") throws -> Scenario {
@@ -236,6 +235,28 @@ import Testing
         #expect(try scenario.play("change 2 learner=5") == "error: configChangePending")
     }
 
+    @Test func p11_anElectionThatMustWaitFollowsOnceTheChangeIsApplied() throws {
+        // 2 has the change, which is committed, and does not know. It is asked to lead: it must first
+        // count the right members, and must not give up over that.
+        var scenario = try cluster("voters=1,2,3 join=4")
+        try scenario.play("change 1 learner=4\nready 1\npersist 1\nsettle 2,3\ndrop 1 from 3\ndeliver 1\ntransfer 1 2")
+        try scenario.play("ready 1\ndeliver 2")
+        #expect(scenario[2].core.role == .follower, "the change is committed and not applied")
+        try scenario.play("ready 2")
+        #expect(scenario[2].core.role == .candidate)
+        try scenario.play("quietly")
+        #expect(scenario[2].core.role == .leader)
+        // One that learns of it from a vote starts over at once, as told in leader_removal.txt.
+    }
+
+    @Test func p11_aPostponedElectionIsOffOnceALeaderIsHeard() throws {
+        var scenario = try cluster("voters=1,2,3 join=4")
+        try scenario.play("change 1 learner=4\nready 1\npersist 1\nsettle 2,3\ndrop 1 from 3\ndeliver 1\ntransfer 1 2")
+        try scenario.play("ready 1\ndeliver 2\ninject 3->2 term=9 heartbeat\nready 2\nready 2")
+        #expect(scenario[2].core.role == .follower)
+        #expect(scenario[2].core.leader == 3)
+    }
+
     @Test func p11_allChangesButTheLastInALogAreCommitted() throws {
         // Who proposed the second one had applied the first. A commit index lost in a crash must
         // not let this member decide by the oldest membership.
@@ -284,6 +305,17 @@ import Testing
         #expect(scenario[1].core.commitIndex == commit + 1, "committed without the old majority")
         try scenario.play("heal\ntick 1\nquietly\nchange 1 leave\nquietly")
         #expect(scenario[1].core.confState == ConfState(voters: [1, 4, 5]))
+    }
+
+    @Test func p13_aReadIsConfirmedByBothMajorities() throws {
+        var scenario = try cluster("voters=1,2,3 join=4,5")
+        try scenario.play("change 1 learner=4\nquietly\nchange 1 learner=5\nquietly\ntick 1\nquietly")
+        try scenario.play("change 1 explicit voter=4 voter=5 remove=2 remove=3\nquietly\ntick 1\nquietly")
+        for (context, absent) in [(7, "cut 2\ncut 3"), (8, "cut 4\ncut 5")] {
+            let trace = try scenario.play("\(absent)\nread 1 \(context)\nsettle")
+            #expect(!trace.contains("read \(context)"))
+            #expect(try scenario.play("heal\ntick 1\nsettle").contains("1: read \(context) at"))
+        }
     }
 
     @Test func p13_removedLeaderStepsDownAndTheRestCanElect() throws {
@@ -336,6 +368,18 @@ import Testing
         scenario = try cluster("voters=1,2,3,4 election=5")
         try scenario.play("change 1 remove=4\nready 1\npersist 1\nsettle 2,3,4\ndeliver 1\nready 1\nquietly")
         #expect(!scenario[4].core.isMember)
+        for body in ["newerterm", "timeoutnow"] {
+            try scenario.play("inject 4->1 term=50 \(body)")
+        }
+        scenario.with(1) {
+            for body in [
+                Message.Body.voteResponse(
+                    .init(isPreVote: false, isGranted: false, known: .init(index: 0, term: 0))),
+                .appendResponse(.accepted(match: 1)), .heartbeatResponse(round: 1),
+                .readRequest(id: 1), .readResponse(id: 1, index: 1),
+            ] { try? $0.step(Message(from: 4, to: 1, term: 50, body: body)) }
+        }
+        #expect(scenario[1].core.role == .leader && scenario[1].core.term == 2, "its term counts no more")
         try scenario.play("tick 4 100\ncampaign 4")
         #expect(scenario[4].core.role == .follower)
         try scenario.play("compact 4\ncrash 4\nrestart 4")
