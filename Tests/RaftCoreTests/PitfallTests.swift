@@ -133,6 +133,39 @@ import Testing
         #expect(scenario[2].core.log.stableIndex == 3)
     }
 
+    @Test func p07_completionOfALogThatASnapshotReplacedMakesNothingStable() throws {
+        // 2 writes a tail up to 9 that will never be committed. A snapshot ends below it, and entries
+        // of the new leader follow. The old write's completion says nothing about those.
+        var scenario = Scenario()
+        try scenario.play("cluster voters=1,2,3")
+        var core = scenario[2].core
+        func append(_ entries: ClosedRange<LogIndex>, _ term: Term, after previous: Term, from: NodeID) throws {
+            try core.step(
+                Message(
+                    from: from, to: 2, term: term,
+                    body: .append(
+                        .init(
+                            previousIndex: entries.lowerBound - 1, previousTerm: previous, commit: 1,
+                            entries: entries.map { Entry(index: $0, term: term, data: [1]) }))))
+        }
+        try append(2...9, 2, after: 1, from: 1)
+        let old = try #require(core.takeReady().persist)
+        try core.step(
+            Message(
+                from: 3, to: 2, term: 4,
+                body: .snapshot(.init(index: 5, term: 3, confState: ConfState(voters: [1, 2, 3])))))
+        let snapshot = try #require(core.takeReady().persist)
+        #expect(snapshot.snapshot?.index == 5)
+        try append(6...9, 4, after: 3, from: 3)
+        let new = try #require(core.takeReady().persist)
+        core.persisted(through: old.sequence)
+        #expect(core.log.stableIndex == 1)
+        core.persisted(through: snapshot.sequence)
+        #expect(core.log.stableIndex == 5)
+        core.persisted(through: new.sequence)
+        #expect(core.log.stableIndex == 9)
+    }
+
     @Test func p08_returningMemberDoesNotDeposeTheLeader() throws {
         var scenario = try cluster()
         try scenario.play("cut 3\ntick 3 100\nheal\ntick 1\nquietly\ntick 3 30\nquietly\ntick 1\nquietly")
@@ -157,6 +190,32 @@ import Testing
             try scenario.play("tick 2\ntick 3\nquietly")
         }
         #expect(scenario[2].core.role == .leader || scenario[3].core.role == .leader)
+    }
+
+    @Test func p09_theVoteGoesToTheLaterTermNotToTheLongerLog() throws {
+        var core = try RaftCore(
+            configuration: RaftConfiguration(id: 1), hardState: HardState(term: 5, vote: 0, commit: 1),
+            confState: ConfState(voters: [1, 2, 3]),
+            log: RaftLog(
+                snapshotIndex: 1, snapshotTerm: 1,
+                entries: [Entry(index: 2, term: 3, data: [1]), Entry(index: 3, term: 5, data: [1])]),
+            appliedIndex: 1, randomSeed: 1)
+        for (index, term, isGranted) in [
+            (LogIndex(100), Term(4), false), (2, 5, false), (3, 5, true), (2, 6, true),
+        ] {
+            try core.step(
+                Message(
+                    from: 2, to: 1, term: 9,
+                    body: .voteRequest(
+                        .init(
+                            isPreVote: true, isTransfer: false, lastIndex: index, lastTerm: term,
+                            known: .init(index: 0, term: 0)))))
+            guard case .voteResponse(let answer)? = core.takeReady().messages.last?.body else {
+                Issue.record("no answer")
+                continue
+            }
+            #expect(answer.isGranted == isGranted, "log that ends in \(index)@\(term)")
+        }
     }
 
     @Test func p09_membersInContactWithALeaderIgnoreCandidates() throws {
@@ -271,6 +330,24 @@ import Testing
             log: RaftLog(snapshotIndex: 1, snapshotTerm: 1, entries: entries),
             appliedIndex: 1, randomSeed: 1)
         #expect(core.commitIndex == 2)
+    }
+
+    @Test func p11_whatAVoteTellsToBeCommittedMustBeTheSameEntry() throws {
+        var core = try RaftCore(
+            configuration: RaftConfiguration(id: 1), hardState: HardState(term: 3, vote: 0, commit: 1),
+            confState: ConfState(voters: [1, 2, 3]),
+            log: RaftLog(
+                snapshotIndex: 1, snapshotTerm: 1,
+                entries: [Entry(index: 2, term: 2, data: [1]), Entry(index: 3, term: 2, data: [1])]),
+            appliedIndex: 1, randomSeed: 1)
+        for (index, term, commit) in [(LogIndex(3), Term(3), LogIndex(1)), (9, 2, 1), (2, 2, 2), (1, 1, 2)] {
+            try core.step(
+                Message(
+                    from: 2, to: 1, term: 3,
+                    body: .voteResponse(
+                        .init(isPreVote: false, isGranted: false, known: .init(index: index, term: term)))))
+            #expect(core.commitIndex == commit)
+        }
     }
 
     @Test func p12_changeNeedsACommitOfTheTermFirst() throws {

@@ -36,7 +36,7 @@ struct SimulationOptions {
         duplicatesPerMille = random.pick([0, 50, 150])
         crashesPerMille = random.pick([0, 3, 8])
         partitionsPerMille = random.pick([0, 3, 8])
-        changesPerMille = random.pick([0, 5, 15])
+        changesPerMille = random.pick([0, 100, 600])
     }
 }
 
@@ -56,6 +56,35 @@ struct SimulationRandom {
     mutating func below(_ bound: Int) -> Int { Int(next() >> 33) % bound }
     mutating func pick<T>(_ options: [T]) -> T { options[below(options.count)] }
     mutating func chance(perMille: Int) -> Bool { below(1000) < perMille }
+}
+
+/// How often a run came to the places where Raft goes wrong. A simulation that does not go there proves
+/// nothing about them.
+struct Reached: Equatable {
+    var leaders = 0
+    var resignations = 0
+    var overwrites = 0
+    var snapshots = 0
+    var entriesDuringInstall = 0
+    var jointApplied = 0
+    var leadersRemoved = 0
+    var changesUnappliedAtElection = 0
+    var postponedElections = 0
+    var commitsLearnedFromVotes = 0
+    var batchedReads = 0
+
+    static func + (a: Reached, b: Reached) -> Reached {
+        Reached(
+            leaders: a.leaders + b.leaders, resignations: a.resignations + b.resignations,
+            overwrites: a.overwrites + b.overwrites, snapshots: a.snapshots + b.snapshots,
+            entriesDuringInstall: a.entriesDuringInstall + b.entriesDuringInstall,
+            jointApplied: a.jointApplied + b.jointApplied,
+            leadersRemoved: a.leadersRemoved + b.leadersRemoved,
+            changesUnappliedAtElection: a.changesUnappliedAtElection + b.changesUnappliedAtElection,
+            postponedElections: a.postponedElections + b.postponedElections,
+            commitsLearnedFromVotes: a.commitsLearnedFromVotes + b.commitsLearnedFromVotes,
+            batchedReads: a.batchedReads + b.batchedReads)
+    }
 }
 
 /// A property that must always hold did not.
@@ -86,10 +115,12 @@ struct Simulation {
     private var leaders: [Term: NodeID] = [:]
     private var commitSeen: [LogIndex]
     private var leaderTermSeen: [Term]
+    private var stateSeen: [(isLeader: Bool, isJoint: Bool)]
     /// What each pending read must at least see.
     private var reads: [UInt64: LogIndex] = [:]
     private var nextContext: UInt64 = 1
     private(set) var answeredReads = 0
+    private(set) var reached = Reached()
     /// The largest payloads are membership changes of three steps.
     private static let maxPayloadBytes = 30
 
@@ -127,6 +158,7 @@ struct Simulation {
         side = Array(repeating: 0, count: total)
         commitSeen = hosts.map(\.core.commitIndex)
         leaderTermSeen = Array(repeating: 0, count: total)
+        stateSeen = Array(repeating: (false, false), count: total)
     }
 
     /// Makes trouble for `steps` steps, then heals everything and demands that the cluster
@@ -152,7 +184,11 @@ struct Simulation {
     // MARK: Trouble
 
     private mutating func disturb() throws {
-        let target = random.below(hosts.count)
+        var target = random.below(hosts.count)
+        // Most of what can be asked of a member makes sense to a leader only.
+        if random.below(3) == 0, let leader = hosts.firstIndex(where: { $0.isUp && $0.core.role == .leader }) {
+            target = leader
+        }
         if random.chance(perMille: options.crashesPerMille) {
             if hosts[target].isUp {
                 hosts[target].crash(keeping: random.below(3), tornEntries: random.below(3))
@@ -182,8 +218,10 @@ struct Simulation {
         case 86: try? hosts[target].core.transferLeadership(to: random.pick(hosts).core.id)
         case 87: hosts[target].core.reportUnreachable(random.pick(hosts).core.id)
         case 88 where random.chance(perMille: 100): hosts[target].core.campaign()
-        case 88 where random.chance(perMille: 200): hosts[target].core.resign()
-        case 89..<94: if random.chance(perMille: options.changesPerMille * 10) { change(on: target) }
+        case 88 where random.chance(perMille: 200): 
+            if hosts[target].core.role == .leader { reached.resignations += 1 }
+            hosts[target].core.resign()
+        case 89..<94: if random.chance(perMille: options.changesPerMille) { change(on: target) }
         default: hosts[target].apply(1 + random.below(3))
         }
         // Several inputs often share a Ready.
@@ -261,8 +299,10 @@ struct Simulation {
         var envelope = envelope
         if hosts[from].isUp, random.below(2) == 0 { envelope.restream(from: hosts[from]) }
         if arrives {
+            let before = hosts[to].core
             do throws(StepError) {
                 try hosts[to].step(envelope)
+                note(envelope.message.body, before, hosts[to].core)
             } catch {
                 if error.isFatal { throw failure("\(trace(envelope.message)): \(error)") }
                 if error == .malformed || error == .misaddressed {
@@ -276,10 +316,33 @@ struct Simulation {
         }
     }
 
+    /// Counts what a message led to.
+    private mutating func note(_ body: Message.Body, _ before: RaftCore, _ after: RaftCore) {
+        switch body {
+        case .voteRequest, .voteResponse:
+            if after.commitIndex > before.commitIndex { reached.commitsLearnedFromVotes += 1 }
+            if after.role == .leader, before.role != .leader, !before.unappliedConfigChanges.isEmpty {
+                reached.changesUnappliedAtElection += 1
+            }
+        case .append:
+            if before.snapshotBeingInstalled != nil, after.lastIndex > before.lastIndex {
+                reached.entriesDuringInstall += 1
+            }
+            if after.log.handedOutIndex < before.log.handedOutIndex { reached.overwrites += 1 }
+        default:
+            break
+        }
+        if after.postponedCampaign != nil, before.postponedCampaign == nil {
+            reached.postponedElections += 1
+        }
+    }
+
     private mutating func takeReady(_ target: Int) throws {
         try check(target)
         guard hosts[target].core.hasReady else { return }
         let (ready, sent) = hosts[target].takeReady()
+        if ready.persist?.snapshot != nil { reached.snapshots += 1 }
+        if ready.readStates.count > 1 { reached.batchedReads += 1 }
         for envelope in sent { try checkDurable(envelope.message, at: target) }
         network += sent
         for state in ready.readStates {
@@ -315,12 +378,18 @@ struct Simulation {
     private mutating func check(_ target: Int) throws {
         let core = hosts[target].core
         try checkBounds(target)
+        if core.confState.isJoint, !stateSeen[target].isJoint { reached.jointApplied += 1 }
+        if stateSeen[target].isLeader, core.role != .leader, !core.confState.isVoter(core.id) {
+            reached.leadersRemoved += 1
+        }
+        stateSeen[target] = (core.role == .leader, core.confState.isJoint)
         if core.role == .leader, leaderTermSeen[target] != core.term {
             leaderTermSeen[target] = core.term
             if let other = leaders[core.term], other != core.id {
                 throw failure("\(other) and \(core.id) lead term \(core.term)")
             }
             leaders[core.term] = core.id
+            reached.leaders += 1
             for entry in history where entry.index > core.log.snapshotIndex {
                 if core.log.term(at: entry.index) != entry.term {
                     throw failure("leader \(core.id) lacks committed \(trace(entry))")
