@@ -3,17 +3,19 @@
 // A leader notes its commit index when a read arrives and must then make sure that it still led at
 // that moment. It numbers its heartbeats in rounds; a read belongs to the next round that is sent,
 // and once a quorum has answered that round or a later one, no other leader can have committed
-// anything before the read arrived. While a round that reads wait for is under way, the next one is
-// put off until it is confirmed or a heartbeat is due: the reads that come meanwhile share it, so
-// the messages are two rounds a round trip at most, however many reads there are. Answers name the round and count only in the term they were
+// anything before the read arrived. Answers name the round and count only in the term they were
 // given in, so an answer to an earlier question can never be taken for one to a later question,
 // however long it was under way and whatever numbers the host uses for its requests.
 //
+// While a round that reads wait for is under way, the next one is put off until it is confirmed or a
+// heartbeat is due. The reads that come meanwhile share it, so there is one such round under way at
+// a time, however many reads there are.
+//
 // Followers ask the leader, all reads of one `Ready` under one number. Asking again under the same
 // number is harmless: any answer the leader ever gives to it names an index that was noted after
-// the reads arrived. For the same reason it answers all reads that came before those of its number, so
-// asking again for the last ones is enough. Numbers start at a random place in each run, so an answer meant for an earlier
-// run finds nobody.
+// the reads arrived. For the same reason it also answers all reads that came before those of its
+// number, so asking again for the last ones is enough. Numbers start at a random place in each run,
+// so an answer meant for an earlier run finds nobody.
 
 /// The read requests of one member, as leader or as follower.
 struct ReadRequests: Sendable {
