@@ -26,6 +26,9 @@ package final class Node: Sendable {
 
     /// Whether this member is the only one that votes, as of its data.
     package let isSoleVoter: Bool
+    /// Whether this member has joined and not been given the cluster's state yet, so that it knows
+    /// nobody.
+    package let awaitsFirstSnapshot: Bool
 
     private let mailbox: Mailbox<ReplicaInput>
     private let writer: LogWriter
@@ -69,6 +72,7 @@ package final class Node: Sendable {
             tornTail = opened.recovered.tornTail.map { "\($0)" }
             replayedEntries = opened.recovered.replayedEntries
             isSoleVoter = opened.recovered.replica.isSoleVoter
+            awaitsFirstSnapshot = opened.machine.members.isEmpty && opened.machine.appliedIndex == 0
             disk = DirectoryLock(opened.directory)
             files = opened.files
             let slow = options.slowDiskNanoseconds
