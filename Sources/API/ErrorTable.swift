@@ -17,8 +17,9 @@ extension RPCStatus {
             .duplicateKey, .keyNotFound, .malformed, .unknownCommand:
             code = .invalidArgument
         case .compacted, .futureRevision, .leaseTTLTooLarge: code = .outOfRange
-        case .leaseNotFound: code = .notFound
-        case .leaseExists: code = .failedPrecondition
+        case .leaseNotFound, .memberNotFound: code = .notFound
+        case .leaseExists, .memberExists, .peerURLExists, .notLearner, .tooManyLearners:
+            code = .failedPrecondition
         case .noSpace, .tooManyAlarms, .tooManyMembers, .replyTooLarge: code = .resourceExhausted
         case .corrupt: code = .dataLoss
         }

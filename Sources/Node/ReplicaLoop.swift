@@ -333,6 +333,14 @@ final class ReplicaLoop {
                 .alarm(AlarmEvent(raised: active, memberID: member, type: type.rawValue)))
         case .memberUpdated(let id):
             events.append(.membership(MembershipEvent(kind: .updated, memberID: id)))
+        case .membershipChanged(let change):
+            let kind: MembershipEvent.Kind =
+                switch change {
+                case .add: .added
+                case .remove: .removed
+                case .promote: .promoted
+                }
+            events.append(.membership(MembershipEvent(kind: kind, memberID: change.memberID)))
         case .clusterVersionChanged: break
         }
         status.committedProposals.add(1, ordering: .relaxed)
