@@ -148,6 +148,18 @@ extension Checker {
         promise(id, seconds: seconds, since: operation.invoked)
     }
 
+    /// A question about a lease was answered; what was promised before it was asked must still stand.
+    func toldTimeToLive(_ operation: Operation, lease id: Int64, _ status: LeaseStatus?) {
+        guard operation.promisedUntil > now, leases[id]?.endedAt == nil else { return }
+        guard let status, let left = status.remainingSeconds else {
+            return fail("lease \(id) is unknown to member \(operation.member) while it is promised")
+        }
+        let promised = (operation.promisedUntil - now) / second
+        require(
+            left >= Int64(clamping: promised),
+            "lease \(id) has \(left) s left, and was promised for \(promised) s more")
+    }
+
     func leaseRevoked(_ id: Int64, expired: Bool, proposed: Nanoseconds) {
         leases[id, default: LeaseRecord()].endedAt = now
         guard expired else { return }

@@ -6,6 +6,7 @@
 import KVCodec
 import MVCC
 import RaftCore
+import Replica
 import StateMachine
 
 /// Judges one run. The first violation ends it.
@@ -266,5 +267,36 @@ final class Checker {
         } else {
             stateHashes[index] = StateDigest(hash: hash, member: member)
         }
+    }
+}
+
+// MARK: - Disks
+
+extension Checker {
+    /// A member came back: everything that a completed synchronize vouched for must be there.
+    func recovered(_ member: NodeID, old: LogMirror, new: LogMirror) {
+        require(
+            new.durableTerm >= old.durableTerm,
+            "member \(member) comes back in term \(new.durableTerm), durable was \(old.durableTerm)")
+        require(
+            new.durableTerm > old.durableTerm || old.durableVote == 0 || new.durableVote == old.durableVote,
+            "member \(member) comes back with vote \(new.durableVote) in term \(new.durableTerm), durable was "
+                + "\(old.durableVote)")
+        let last = old.durableLast
+        let term = old.term(at: last)
+        require(
+            last <= new.snapshotIndex || (new.durableLast >= last && (term == nil || new.term(at: last) == term)),
+            "member \(member) comes back with a log to \(new.durableLast), durable was \(last) of term "
+                + "\(String(describing: term))")
+    }
+
+    /// The state in the backend must never be ahead of what the log holds durably.
+    func backendCommits(index: LogIndex, term: Term, log: LogMirror, by member: NodeID) {
+        require(
+            log.durableLast >= index,
+            "member \(member) commits entry \(index) to its backend, its log is durable to \(log.durableLast)")
+        require(
+            isCommitted(index: index, term: term),
+            "member \(member) commits entry \(index) of term \(term) to its backend, which is not committed")
     }
 }

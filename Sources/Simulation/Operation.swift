@@ -22,7 +22,7 @@ struct Operation {
         /// Of one key, or of all.
         case read(key: [UInt8]?, isSerializable: Bool, revision: Int64)
         case members
-        case change(MembershipChange)
+        case change([MembershipChange])
         case transfer(to: NodeID)
     }
 
@@ -36,9 +36,8 @@ struct Operation {
     var invoked: Nanoseconds
     /// The highest revision that anybody was told of before.
     var floor: Int64
-    var isAnswered = false
-    /// The client has given up waiting; the outcome is unknown to it.
-    var isAbandoned = false
+    /// For a question about a lease: what had been promised of it before.
+    var promisedUntil: Nanoseconds = 0
 }
 
 extension Operation.Kind {
