@@ -94,6 +94,8 @@ extension RPCStatus {
             "grpc: trying to send message larger than max (\(size) vs. \(bound))")
     }
 
+    static let notForLearner = RPCStatus(
+        .failedPrecondition, "etcdserver: rpc not supported for learner")
     static let permissionDenied = RPCStatus(.permissionDenied, "etcdserver: permission denied")
     static let invalidToken = RPCStatus(.unauthenticated, "etcdserver: invalid auth token")
     static let authenticationFailed = RPCStatus(

@@ -22,6 +22,8 @@ package protocol RecoveryHost {
 /// Why a member cannot start.
 package struct RecoveryError: Error, CustomStringConvertible {
     package let description: String
+
+    package init(description: String) { self.description = description }
 }
 
 /// How a member starts.

@@ -247,6 +247,11 @@ extension Replica {
     package var lastIndex: LogIndex { raft.lastIndex }
     package var isLearner: Bool { raft.confState.isLearner(raft.id) }
 
+    /// Whether nobody else votes.
+    package var isSoleVoter: Bool {
+        raft.confState.voters == [raft.id] && raft.confState.votersOutgoing.isEmpty
+    }
+
     /// Requests that wait for an entry, a leader or the leader's answer.
     package var pendingRequests: Int {
         waiting.entries.count + waiting.tagged.count + waiting.parked.count
