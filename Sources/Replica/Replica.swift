@@ -227,6 +227,9 @@ package final class Replica {
             answer(transfer.waiter, .leadershipTransferred)
             self.transfer = nil
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.forwardRetriedAfterLeaderChange) { retryForwarded() }
+        #endif
         if soft.leader == nil { waiting.leaderLostAt = now } else { leaderFound(now: now) }
         if stopDeadline != nil, soft.role != .leader { effects.isStopped = true }
     }

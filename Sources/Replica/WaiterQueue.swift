@@ -43,6 +43,9 @@ package struct WaiterQueue {
             slots[head].waiter = nil
             head += 1
             defer { shrink() }
+            #if MOONRAFT_MUTATIONS
+                if Mutation.isOn(.waiterMatchedByIndexOnly), front.index == index { return front.waiter }
+            #endif
             if front.index == index && front.term == term { return front.waiter }
             if let waiter = front.waiter { lost(waiter) }
         }

@@ -23,6 +23,8 @@ final class Checker {
     static let firstCommitted: LogIndex = 2
     /// Where each operation stands in the committed log.
     private var placed: [UInt64: LogIndex] = [:]
+    /// Operations that will never be applied, as clients were told.
+    private var refused: [UInt64: NodeError] = [:]
     private var stateHashes: [LogIndex: StateDigest] = [:]
     private var results: [LogIndex: UInt64] = [:]
 
@@ -240,6 +242,9 @@ final class Checker {
                 fail("operation \(operation) was applied at \(other) and at \(entry.index)")
             }
             placed[operation] = entry.index
+            if let error = refused[operation] {
+                fail("operation \(operation) was refused for good with \(error) and is applied at \(entry.index)")
+            }
         }
         switch entry.result.effect {
         case .compactionStarted(let revision, _):
@@ -255,7 +260,30 @@ final class Checker {
         }
     }
 
+    /// A client was told that its operation was not carried out. Timeouts say nothing of the kind.
+    func refused(_ operation: Operation, _ error: NodeError) {
+        switch error {
+        case .timedOut, .timedOutByLeaderFailure, .stopped: return
+        default: break
+        }
+        if let index = placed[operation.number] {
+            fail("operation \(operation.number) is refused for good with \(error), and was applied at \(index)")
+        }
+        refused[operation.number] = error
+    }
+
     func place(of operation: UInt64) -> LogIndex? { placed[operation] }
+
+    /// Consensus and the list that clients see name the same members.
+    func membership(_ conf: ConfState, listed: [Member], by member: NodeID) {
+        if conf.isJoint { return }
+        let voters = listed.filter { !$0.isLearner }.map(\.id)
+        let learners = listed.filter(\.isLearner).map(\.id)
+        require(
+            conf.voters == voters && conf.learners == learners,
+            "member \(member) has voters \(conf.voters) and learners \(conf.learners), and lists \(voters) and "
+                + "\(learners)")
+    }
 
     /// Members that have applied the same entries are the same.
     func stateHash(_ hash: UInt32, at index: LogIndex, of member: NodeID) {

@@ -266,6 +266,10 @@ extension Simulation {
                 by: member.id, log: member.mirror)
             process.commitIndex = max(commit, process.commitIndex)
         }
+        if replica.raft.snapshotBeingInstalled == nil, replica.machine.appliedIndex > 0 {
+            checker.membership(
+                replica.raft.confState, listed: replica.machine.members, by: member.id)
+        }
         if process.confState != replica.raft.confState {
             process.confState = replica.raft.confState
             trace.write(now, "m\(member.id) membership \(process.confState)")

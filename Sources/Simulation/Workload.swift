@@ -139,6 +139,7 @@ extension Simulation {
             }
         case .membershipChanged(let list): membershipChanged(operation, list)
         case .refused(let error):
+            checker.refused(operation, error)
             trace.write(now, "#\(number) refused: \(error)")
         case .leases, .members, .alarms, .leadershipTransferred: break
         }

@@ -9,6 +9,11 @@ struct Arguments {
     var operations = 400
     var isTraced = false
     var isVerbose = false
+    /// Stop at the first seed that fails.
+    var stopsAtFailure = false
+    /// A deliberate bug to plant; only in a build that has them.
+    var mutation: String?
+    var runsMutations = false
 
     static let usage = """
         moonraft-sim: runs clusters of real replicas with simulated clock, network and disks.
@@ -19,6 +24,9 @@ struct Arguments {
           --operations N      requests of clients in each run (400)
           --trace             print every event; the same seed gives the same trace
           --verbose           one line for each seed
+          --stop              end at the first seed that fails
+          --mutations         find every planted bug (only in the build of make sim-mutations)
+          --mutation NAME     plant this one
         """
 
     init(_ arguments: ArraySlice<String>) throws(UsageError) {
@@ -51,6 +59,9 @@ struct Arguments {
                 operations = Int(clamping: min(try number(rest.popFirst(), option), 1_000_000))
             case "--trace": isTraced = true
             case "--verbose": isVerbose = true
+            case "--stop": stopsAtFailure = true
+            case "--mutations": runsMutations = true
+            case "--mutation": mutation = rest.popFirst()
             default: throw UsageError(text: "unknown option \(option)")
             }
         }
@@ -67,7 +78,8 @@ struct UsageError: Error {
 
 func replayCommand(_ seed: UInt64, _ arguments: Arguments) -> String {
     let operations = arguments.operations == 400 ? "" : " --operations \(arguments.operations)"
-    return "bin/moonraft-sim --seed \(seed)\(operations) --trace"
+    let mutation = arguments.mutation.map { " --mutation \($0)" } ?? ""
+    return "bin/moonraft-sim --seed \(seed)\(operations)\(mutation) --trace"
 }
 
 func milliseconds() -> UInt64 {
@@ -118,6 +130,8 @@ func run(_ arguments: Arguments) -> Int32 {
             print("seed \(seed) FAILED \(failure)")
             print("  knobs: \(result.knobs)")
             print("  replay: \(replayCommand(seed, arguments))")
+            fflush(nil)
+            if arguments.stopsAtFailure { break }
         }
     }
     let elapsed = max(1, milliseconds() - start)
@@ -127,12 +141,29 @@ func run(_ arguments: Arguments) -> Int32 {
     return failed.isEmpty ? 0 : 1
 }
 
+func start(_ arguments: Arguments) throws(UsageError) -> Int32 {
+    #if MOONRAFT_MUTATIONS
+        if arguments.runsMutations { return findPlantedBugs() }
+        if let name = arguments.mutation {
+            guard let bug = PlantedBug.all.first(where: { $0.name == name }) else {
+                throw UsageError(text: "no planted bug is called \(name)")
+            }
+            bug.plant()
+        }
+    #else
+        if arguments.runsMutations || arguments.mutation != nil {
+            throw UsageError(text: "this build has no planted bugs; make sim-mutations makes one that has")
+        }
+    #endif
+    return run(arguments)
+}
+
 do throws(UsageError) {
     let arguments = CommandLine.arguments.dropFirst()
     if arguments.contains("--help") {
         print(Arguments.usage)
     } else {
-        exit(run(try Arguments(arguments)))
+        exit(try start(try Arguments(arguments)))
     }
 } catch {
     let text = Array("moonraft-sim: \(error.text)\n\(Arguments.usage)\n".utf8)
