@@ -66,6 +66,14 @@ let package = Package(
                 .product(name: "CryptoExtras", package: "swift-crypto"),
             ]),
         .target(
+            name: "Peering",
+            dependencies: [
+                "Replica", "RaftCore", "StateMachine", "Storage", "KVCodec", "CSupport", "Metrics",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
+            ]),
+        .target(
             name: "Node",
             dependencies: [
                 "Replica", "RaftCore", "StateMachine", "MVCC", "Events", "Storage", "Metrics",
@@ -74,7 +82,8 @@ let package = Package(
         .target(
             name: "API",
             dependencies: [
-                "Node", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
+                "Node", "Peering", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire",
+                "Plugins", "Events",
                 "KVCodec", "Metrics", "CSupport", "Configuration",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -83,7 +92,10 @@ let package = Package(
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
-                "API", "Node", "Replica", "Events", "Plugins", "Configuration", "RPC", "CSupport",
+                "API", "Node", "Peering", "Replica", "RaftCore", "StateMachine", "Events", "Plugins",
+                "Configuration", "RPC", "CSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
@@ -98,7 +110,7 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "Events", "MVCC", "StateMachine"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(
@@ -113,6 +125,14 @@ let package = Package(
         .testTarget(
             name: "WireTests",
             dependencies: ["Wire", .product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .testTarget(
+            name: "PeeringTests",
+            dependencies: [
+                "Peering", "Replica", "RaftCore", "StateMachine", "CSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
+            ]),
         .testTarget(name: "MoonctlTests", dependencies: ["moonctl", "Wire"]),
         .testTarget(
             name: "RPCTests",

@@ -99,9 +99,8 @@ extension LoadedConfiguration {
         for url in members.flatMap(\.peerURLs) where !seen.insert(url).inserted {
             throw failure(key, "initial cluster \(InitialMember.text(members)) has duplicate url")
         }
-        guard members.count == 1 else {
-            throw failure(
-                key, "names \(members.count) members; a cluster has one member in this version, name only \"\(name)\"")
+        guard members.count <= ClusterMember.maximumCount else {
+            throw failure(key, "names \(members.count) members, expected at most \(ClusterMember.maximumCount)")
         }
     }
 

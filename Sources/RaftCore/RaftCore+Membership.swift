@@ -43,6 +43,7 @@ extension RaftCore {
             adopt(result)
         }
         leaveJointIfDue()
+        campaignIfPostponed()
         return confState
     }
 

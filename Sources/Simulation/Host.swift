@@ -9,6 +9,8 @@ import Storage
 
 extension Simulation {
     static let walDirectory = "/wal"
+    /// Far more than a turn can need: the entries of a whole run, one in each round.
+    private static let maxRoundsOfTurn = 20_000
 
     // MARK: Start and end
 
@@ -187,9 +189,14 @@ extension Simulation {
         let time = clock(process)
         for input in inputs { replica.handle(input, now: time) }
         if time >= replica.nextWake { replica.tick(now: time) }
+        var rounds = 0
         while replica.hasEffects, member.process === process {
             carryOut(replica.takeEffects(now: time), member, process)
             if checker.failure != nil { return }
+            rounds += 1
+            if rounds > Self.maxRoundsOfTurn {
+                return checker.fail("member \(id) finds no end in one turn: \(replica.takeEffects(now: time))")
+            }
         }
         guard member.process === process else { return }
         let wake = max(replica.nextWake, time) - process.clockOffset

@@ -40,6 +40,9 @@ struct SnapshotTransfer {
 
 /// A cluster under attack.
 package final class Simulation {
+    /// Some twenty times what a long run needs; time may stand still only so long.
+    private static let maxEvents = 20_000_000
+
     let seed: UInt64
     let knobs: Knobs
     let checker = Checker()
@@ -111,6 +114,7 @@ package final class Simulation {
         now = time
         checker.now = time
         eventsHandled += 1
+        if eventsHandled > Self.maxEvents { checker.fail("no end after \(eventsHandled) events") }
         handle(event)
         return checker.failure == nil
     }
