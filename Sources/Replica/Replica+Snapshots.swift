@@ -62,7 +62,8 @@ extension Replica {
                 return
             }
         }
-        effects.unusedSnapshot = metadata
+        // The same one may arrive twice; its file is the one that is being installed.
+        if installing?.metadata.index != metadata.index { effects.unusedSnapshot = metadata }
     }
 
     /// The core hands out the batch that carries the marker.

@@ -98,7 +98,10 @@ final class Checker {
     }
 
     /// Answers and requests leave only when what they rest on is durable (thesis 3.8).
-    func sending(_ message: Message, log: LogMirror) {
+    ///
+    /// An answer of an earlier term may leave late: what it rested on may have been overwritten since, and
+    /// nobody is bound by it any more.
+    func sending(_ message: Message, log: LogMirror, currentTerm: Term) {
         func durable(term: Term, _ what: String) {
             require(
                 log.durableTerm >= term,
@@ -115,7 +118,7 @@ final class Checker {
             durable(term: message.term, "a vote request")
             durable(vote: message.from, "a vote request")
             require(
-                log.durableLast >= request.lastIndex || log.durableTerm > message.term,
+                log.durableLast >= request.lastIndex || currentTerm > message.term,
                 "member \(message.from) asks for votes with entry \(request.lastIndex), durable is "
                     + "\(log.durableLast)")
         case .voteResponse(let response) where !response.isPreVote && response.isGranted:
@@ -129,7 +132,7 @@ final class Checker {
         case .appendResponse(.accepted(let match)):
             durable(term: message.term, "an append response")
             require(
-                log.durableLast >= match || log.durableTerm > message.term,
+                log.durableLast >= match || currentTerm > message.term,
                 "member \(message.from) acknowledges entry \(match), durable is \(log.durableLast)")
         case .append:
             require(

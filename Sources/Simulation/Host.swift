@@ -135,6 +135,8 @@ extension Simulation {
         member.disk.crash(
             losesPower: losesPower, keepPerMille: knobs.keptSectorsPerMille, random: &hostRandom)
         abandonOperations(of: member.id)
+        // Whoever ends by itself once nothing fails any more is started again at once, as by an init system.
+        if isQuiet, member.fate == .alive { schedule(.endFault(.restart(member.id)), after: second) }
     }
 
     /// The end may come in the middle of a write, and of a commit.
@@ -212,6 +214,7 @@ extension Simulation {
             checker.fail("member \(member.id) stops itself: \(reason)")
             return
         }
+        if effects.peers != nil { process.refusedPeers = effects.removedPeers }
         if let batch = effects.persist { handOut(batch, member, process) }
         observe(effects, member, process)
         for message in effects.messages { send(message, from: member) }
@@ -294,7 +297,10 @@ extension Simulation {
     // MARK: Messages
 
     private func send(_ message: PeerMessage, from member: SimulatedMember) {
-        if case .raft(let raft) = message { checker.sending(raft, log: member.mirror) }
+        if case .raft(let raft) = message {
+            checker.sending(
+                raft, log: member.mirror, currentTerm: member.process?.replica.term ?? raft.term)
+        }
         trace.write(now, "m\(member.id) -> m\(message.to) \(brief(message))")
         for arrival in network.arrivals(from: member.id, to: message.to, now: now) {
             queue.schedule(.deliver(message), at: arrival)
@@ -310,7 +316,7 @@ extension Simulation {
             return
         }
         trace.note(now, 5, message.from, message.to)
-        if let process = member.process, process.replica.machine.isRemoved(message.from) { return }
+        if member.process?.refusedPeers.contains(message.from) == true { return }
         post(.received(message), to: member)
     }
 
@@ -462,7 +468,7 @@ extension Simulation {
     func snapshotArrives(_ transfer: SnapshotTransfer) {
         guard let member = member(transfer.to), let process = member.process,
             !network.isCut(from: transfer.from, to: transfer.to),
-            !process.replica.machine.isRemoved(transfer.from)
+            !process.refusedPeers.contains(transfer.from)
         else { return snapshotEnds(transfer, false) }
         if !member.snapshots.contains(where: { $0.metadata == transfer.file.metadata }) {
             member.snapshots.append(transfer.file)

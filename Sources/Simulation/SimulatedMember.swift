@@ -40,6 +40,8 @@ final class MemberProcess {
     var isTurnScheduled = false
     var scheduledWake: Nanoseconds = .max
     var isPaused = false
+    /// Members whose connections the transport refuses.
+    var refusedPeers: [NodeID] = []
 
     /// Handed out and not durable. `vouchesThrough`: how far the log as it stands is durable once the
     /// batch is; later batches may lower it.
