@@ -30,7 +30,7 @@ struct OpenedData {
             machine: machine, host: NodeRecovery(backend: backend, files: files, fatal: fatal),
             disk: disk, options: Self.recovery(options, place, directory.wal))
         files.removeAll()
-        if machine.isRemoved(recovered.wal.metadata.memberID) {
+        if recovered.replica.hasLeft {
             throw NodeStartError(
                 description: """
                     member \(String(recovered.wal.metadata.memberID, radix: 16)) has been removed from the cluster and \

@@ -180,10 +180,28 @@ extension RaftCore {
 
     private mutating func enqueueRead(origin: NodeID?, context: UInt64) {
         var read = ReadRequests.Pending(origin: origin, context: context, index: 0, round: 0)
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readBeforeCommitInTerm), !hasCommittedInTerm {
+                read.index = commitIndex
+                read.round = reads.joinRound()
+                reads.pending.append(read)
+                outbox.isReplicationDue = true
+                return
+            }
+        #endif
         guard hasCommittedInTerm else {
             reads.deferred.append(read)
             return
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readWithoutRound) {
+                if let origin {
+                    return sendNow(.readResponse(id: context, index: commitIndex), to: origin, term: term)
+                }
+                reads.contexts.remove(context)
+                return outbox.readStates.append(ReadState(context: context, index: commitIndex))
+            }
+        #endif
         read.index = commitIndex
         read.round = reads.joinRound()
         reads.pending.append(read)
@@ -200,6 +218,9 @@ extension RaftCore {
         reads.forwarded.append(ReadRequests.Forwarded(id: reads.nextID, contexts: [context]))
         reads.isForwardOpen = true
         sendNow(.readRequest(id: reads.nextID), to: leader, term: term)
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readNumberReused) { return }
+        #endif
         reads.nextID &+= 1
     }
 }
