@@ -13,6 +13,8 @@ package struct CommandLineFlags: Sendable {
 
     /// The file named by `--config`.
     package private(set) var file: String?
+    /// The member of the file that `--member` picks.
+    package private(set) var member: String?
     /// In the order given.
     package private(set) var occurrences: [Occurrence] = []
     package private(set) var wantsHelp = false
@@ -58,6 +60,8 @@ package struct CommandLineFlags: Sendable {
         switch name {
         case "config":
             file = try Self.argument(spelling, inline, &rest)
+        case "member":
+            member = try Self.argument(spelling, inline, &rest)
         case "h", "help":
             wantsHelp = true
         case "force-new-cluster":
@@ -118,8 +122,8 @@ package struct CommandLineFlags: Sendable {
         if let refusal = UnsupportedFlags.refusal(name) {
             return ConfigurationError(message: "\(spelling) \(refusal)")
         }
-        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key) 
-            + ["config", "force-new-cluster", "help", "version"]
+        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key)
+            + ["config", "force-new-cluster", "help", "member", "version"]
         let hint = EditDistance.nearest(to: name, among: names).map { "; the nearest is --\($0)" } ?? ""
         return ConfigurationError(message: "flag provided but not defined: \(spelling)\(hint)")
     }
@@ -129,6 +133,8 @@ package struct CommandLineFlags: Sendable {
         var lines = [
             "  --config FILE",
             "      Settings in TOML; environment variables and flags override it.",
+            "  --member NAME",
+            "      Which [[cluster.member]] of the file this node is.",
             "  --force-new-cluster",
             "      Make this member the only one of its cluster and drop the others, which are lost for good. Give it",
             "      once, see docs/disaster-recovery.md.",
