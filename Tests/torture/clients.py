@@ -167,7 +167,7 @@ class Holder(Client):
     RECKLESS = 0.5
 
     def step(self):
-        ttl = self.chance.choice((2, 2, 3, 5))
+        ttl = self.chance.choice(self.run_.ttls)
         member, start = self.member(), self.history.now()
         try:
             granted = member.client.call("Lease.LeaseGrant", TTL=ttl, timeout=TIMEOUT)

@@ -41,8 +41,9 @@ class Run:
     #: Seconds that a follower is kept away at most.
     LAG_SECONDS = 20
 
-    def __init__(self, directory, seed, size=3, workers=10, holders=5, faulty_disks=False, quiet=False):
-        self.seed, self.quiet = seed, quiet
+    def __init__(self, directory, seed, size=3, workers=10, holders=5, ttls=(2, 2, 3, 5),
+                 faulty_disks=False, quiet=False):
+        self.seed, self.quiet, self.ttls = seed, quiet, ttls
         flags = ["--snapshot-count", str(SNAPSHOT_COUNT)]
         catchup = 5000
         if not harness.IS_ETCD:
