@@ -112,10 +112,11 @@ package final class APIServer: Sendable {
         let kv = KVService(context)
         let lease = LeaseService(context)
         let maintenance = MaintenanceService(context)
+        let cluster = ClusterService(context)
         let auth = AuthService(context)
         let http = HTTPEndpoints(context, admin: collector.admin) { collector.collect(on: $0) }
         let routes = Method.allCases.map { method -> Route in
-            Route(method.path, method.id, kind(method, context, kv, lease, maintenance, auth))
+            Route(method.path, method.id, kind(method, context, kv, lease, maintenance, cluster, auth))
         }
         return LoopServices(routes: RouteTable(routes)) { request, loop, responder in
             http.handle(request, loop, responder)
@@ -124,7 +125,7 @@ package final class APIServer: Sendable {
 
     private static func kind(
         _ method: Method, _ context: LoopContext, _ kv: KVService, _ lease: LeaseService,
-        _ maintenance: MaintenanceService, _ auth: AuthService
+        _ maintenance: MaintenanceService, _ cluster: ClusterService, _ auth: AuthService
     ) -> MethodKind {
         switch method {
         case .range: .unary { kv.range($0, $1) }
@@ -132,23 +133,28 @@ package final class APIServer: Sendable {
         case .deleteRange: .unary { kv.deleteRange($0, $1) }
         case .txn: .unary { kv.txn($0, $1) }
         case .compact: .unary { kv.compact($0, $1) }
-        case .rangeStream: .stream { opened($0, context) { call in RangeStreamCall(context) } }
+        case .rangeStream: .stream { opened($0, context) { _ in RangeStreamCall(context) } }
         case .watch: .stream { opened($0, context) { call in WatchStream(context, call) } }
         case .leaseGrant: .unary { lease.grant($0, $1) }
         case .leaseRevoke: .unary { lease.revoke($0, $1) }
         case .leaseTimeToLive: .unary { lease.timeToLive($0, $1) }
         case .leaseLeases: .unary { lease.leases($0, $1) }
-        case .leaseKeepAlive: .stream { lease.keepAlive($0) }
+        case .leaseKeepAlive: .stream { opened($0, context) { _ in KeepAliveStream(context) } }
         case .status: .unary { maintenance.status($0, $1) }
         case .alarm: .unary { maintenance.alarm($0, $1) }
         case .hash: .unary { maintenance.hash($0, $1) }
         case .hashKV: .unary { maintenance.hashKV($0, $1) }
         case .defragment: .unary { maintenance.defragment($0, $1) }
-        case .memberList: .unary { maintenance.memberList($0, $1) }
+        case .moveLeader: .unary { maintenance.moveLeader($0, $1) }
+        case .memberAdd: .unary { cluster.memberAdd($0, $1) }
+        case .memberRemove: .unary { cluster.memberRemove($0, $1) }
+        case .memberUpdate: .unary { cluster.memberUpdate($0, $1) }
+        case .memberPromote: .unary { cluster.memberPromote($0, $1) }
+        case .memberList: .unary { cluster.memberList($0, $1) }
         case .authStatus: .unary { maintenance.authStatus($0, $1) }
         case .authenticate: .unary { auth.authenticate($0, $1) }
-        case .healthCheck: .unary { HealthService.check($0, $1) }
-        case .healthWatch: .stream { HealthService.watch($0) }
+        case .healthCheck: .unary { HealthService.check($0, $1, context) }
+        case .healthWatch: .stream { HealthService.watch($0, context) }
         default: unserved(method)
         }
     }
@@ -160,7 +166,7 @@ package final class APIServer: Sendable {
             call.finish(status)
             return nil
         }
-        return make(call)
+        return context.leaderWatch.guarding(call, make(call))
     }
 
     /// What this version does not have says so; nothing pretends.

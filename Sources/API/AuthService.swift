@@ -12,6 +12,7 @@ final class AuthService {
     init(_ context: LoopContext) { self.context = context }
 
     func authenticate(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
+        if context.isLearner { return call.finish(.notForLearner) }
         guard let request = try? Etcdserverpb_AuthenticateRequest(
             serializedBytes: [UInt8](message))
         else {

@@ -17,8 +17,9 @@ extension RPCStatus {
             .duplicateKey, .keyNotFound, .malformed, .unknownCommand:
             code = .invalidArgument
         case .compacted, .futureRevision, .leaseTTLTooLarge: code = .outOfRange
-        case .leaseNotFound: code = .notFound
-        case .leaseExists: code = .failedPrecondition
+        case .leaseNotFound, .memberNotFound: code = .notFound
+        case .leaseExists, .memberExists, .peerURLExists, .notLearner, .tooManyLearners:
+            code = .failedPrecondition
         case .noSpace, .tooManyAlarms, .tooManyMembers, .replyTooLarge: code = .resourceExhausted
         case .corrupt: code = .dataLoss
         }
@@ -93,6 +94,8 @@ extension RPCStatus {
             "grpc: trying to send message larger than max (\(size) vs. \(bound))")
     }
 
+    static let notForLearner = RPCStatus(
+        .failedPrecondition, "etcdserver: rpc not supported for learner")
     static let permissionDenied = RPCStatus(.permissionDenied, "etcdserver: permission denied")
     static let invalidToken = RPCStatus(.unauthenticated, "etcdserver: invalid auth token")
     static let authenticationFailed = RPCStatus(

@@ -229,6 +229,8 @@ final class HTTPEndpoints {
                     case "serializable_read":
                         (name, readLocally().isEmpty ? nil : readLocally())
                     case "linearizable_read": (name, linearizable)
+                    case "non_learner":
+                        (name, context.isLearner ? "not supported for learner" : nil)
                     case "plugins": (name, context.gate?.readinessProblem)
                     default: (name, nil)
                     }

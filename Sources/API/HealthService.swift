@@ -6,7 +6,10 @@ import Wire
 
 /// The gRPC health service.
 enum HealthService {
-    static func check(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
+    static func check(
+        _ call: ServerCall, _ message: UnsafeRawBufferPointer, _ context: LoopContext
+    ) {
+        if context.isLearner { return call.finish(.notForLearner) }
         guard let request = decode(message) else {
             return call.finish(RPCStatus(.internal, "grpc: error unmarshalling request"))
         }
@@ -16,7 +19,13 @@ enum HealthService {
         call.respond(reply(.serving))
     }
 
-    static func watch(_ call: ServerCall) -> (any CallHandler)? { Watch() }
+    static func watch(_ call: ServerCall, _ context: LoopContext) -> (any CallHandler)? {
+        if context.isLearner {
+            call.finish(.notForLearner)
+            return nil
+        }
+        return Watch()
+    }
 
     private static func decode(
         _ message: UnsafeRawBufferPointer

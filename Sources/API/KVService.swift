@@ -143,6 +143,7 @@ final class KVService {
         if let status = context.refusal(call) { return call.finish(status) }
         do {
             let request = try RangeRequestView(message)
+            if context.isLearner && !request.serializable { return call.finish(.notForLearner) }
             try RequestCheck.range(request)
             if let gate = context.gate, gate.selects(.range, request.key, request.rangeEnd) {
                 return gate.admit(call, .range, message) { [self] message, trail in

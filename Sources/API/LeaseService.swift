@@ -83,14 +83,6 @@ final class LeaseService {
         }
     }
 
-    func keepAlive(_ call: ServerCall) -> (any CallHandler)? {
-        if let status = context.refusal(call) {
-            call.finish(status)
-            return nil
-        }
-        return KeepAliveStream(context)
-    }
-
     // MARK: Common
 
     private func gated(

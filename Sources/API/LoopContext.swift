@@ -46,6 +46,7 @@ final class LoopContext {
     let gate: PolicyGate?
     let observer: RequestObserver
     lazy var hub = WatchHub(self)
+    lazy var leaderWatch = LeaderWatch(self)
     private(set) var clientVersions = ClientVersions()
     let monitoring: Monitoring
     let rangeThread: RangeThread
@@ -137,15 +138,27 @@ final class LoopContext {
 
     // MARK: Gates that every request passes
 
-    /// Refusals by metadata: unknown leader when one is required, malformed client version.
+    /// Whether this member has no vote; `Method.isServedByLearner` is then all that clients get.
+    @inline(__always)
+    var isLearner: Bool { node.status.isLearner.load(ordering: .relaxed) }
+
+    /// Whether the client wants no answer from a member that knows no leader.
+    func requiresLeader(_ call: ServerCall) -> Bool {
+        !call.metadata.isEmpty
+            && call.metadata.withValue("hasleader") { $0.elementsEqual("true".utf8) } == true
+    }
+
+    /// Refusals by role and metadata: a learner, an unknown leader when one is required, a malformed
+    /// client version.
     func refusal(_ call: ServerCall) -> RPCStatus? {
-        let isUnary = Method(rawValue: call.method.rawValue)?.flow == .unary
+        let method = Method(rawValue: call.method.rawValue)
+        let isUnary = method?.flow == .unary
+        if isLearner, method?.isServedByLearner != true { return .notForLearner }
         if call.metadata.isEmpty {
             clientVersions.count(nil, isUnary: isUnary)
             return nil
         }
-        let needsLeader = call.metadata.withValue("hasleader") { $0.elementsEqual("true".utf8) }
-        if needsLeader == true && !node.status.hasLeader { return .noLeader }
+        if requiresLeader(call) && !node.status.hasLeader { return .noLeader }
         let isSound = call.metadata.withValue("client-api-version") { version -> Bool in
             // A version seen before has been checked before.
             guard clientVersions.knows(version)

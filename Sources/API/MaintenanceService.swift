@@ -1,4 +1,4 @@
-// etcdserverpb.Maintenance and Cluster, as far as a single member has them, and AuthStatus.
+// etcdserverpb.Maintenance and AuthStatus.
 
 import KVCodec
 import MVCC
@@ -11,18 +11,17 @@ import SwiftProtobuf
 import Wire
 
 /// The calls that operators make. Nothing here is on a hot path; messages are generated code.
-final class MaintenanceService {
-    private unowned let context: LoopContext
-
-    init(_ context: LoopContext) { self.context = context }
-
+final class MaintenanceService: OperatorService {
     // MARK: Status
 
     func status(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let _: Etcdserverpb_StatusRequest = decode(call, message) else { return }
         gated(call, .status, message) { [self] trail in
             query(call, trail, { self.context.node.alarms($0) }) { [self] answer in
-                guard case .alarms(let alarms) = answer else { return refuse(call, answer, trail) }
+                guard case .alarms(let alarms) = answer else {
+                    refuse(call, answer, trail)
+                    return
+                }
                 call.respond(encode(statusReply(alarms)))
                 finished(call, trail)
             }
@@ -42,6 +41,7 @@ final class MaintenanceService {
         reply.raftAppliedIndex = status.appliedIndex.load(ordering: .relaxed)
         reply.storageVersion = ProductVersion.storage
         reply.dbSizeQuota = context.options.quotaBytes ?? 0
+        reply.isLearner = status.isLearner.load(ordering: .relaxed)
         reply.downgradeInfo = Etcdserverpb_DowngradeInfo()
         if reply.leader == 0 { reply.errors.append("etcdserver: no leader") }
         for alarm in alarms {
@@ -139,31 +139,21 @@ final class MaintenanceService {
         }
     }
 
-    // MARK: Cluster
+    // MARK: MoveLeader
 
-    func memberList(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
-        guard let request: Etcdserverpb_MemberListRequest = decode(call, message) else { return }
-        gated(call, .memberList, message) { [self] trail in
-            context.whenReadable(
-                call, serializable: !request.linearizable, trail: trail
-            ) { [self] in
-                query(call, trail, { self.context.node.members($0) }) { [self] answer in
-                    guard case .members(let members) = answer else { return refuse(call, answer, trail) }
-                    var reply = Etcdserverpb_MemberListResponse()
-                    // Cluster replies leave the revision at 0 (etcd-parity G1).
-                    reply.header = header(revision: 0)
-                    reply.members = members.map { member in
-                        var entry = Etcdserverpb_Member()
-                        entry.id = member.id
-                        entry.name = member.name
-                        entry.peerUrls = member.peerURLs
-                        entry.clientUrls = member.clientURLs
-                        entry.isLearner = member.isLearner
-                        return entry
-                    }
-                    call.respond(encode(reply))
-                    finished(call, trail)
+    /// Answered when the other leads, or when that took too long. Only the leader is asked.
+    func moveLeader(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
+        guard let request: Etcdserverpb_MoveLeaderRequest = decode(call, message) else { return }
+        gated(call, .moveLeader, message) { [self] trail in
+            query(call, trail, { self.context.node.transferLeadership(to: request.targetID, $0) }) {
+                [self] answer in
+                guard case .leadershipTransferred = answer else {
+                    refuse(call, answer, trail)
+                    return
                 }
+                // As in etcd, this reply alone has no header.
+                call.respond(encode(Etcdserverpb_MoveLeaderResponse()))
+                finished(call, trail)
             }
         }
     }
@@ -179,114 +169,6 @@ final class MaintenanceService {
             call.respond(encode(reply))
             finished(call, trail)
         }
-    }
-
-    // MARK: Common
-
-    func header(revision: Int64? = nil) -> Etcdserverpb_ResponseHeader {
-        var header = Etcdserverpb_ResponseHeader()
-        header.clusterID = context.node.clusterID
-        header.memberID = context.node.memberID
-        header.revision = revision ?? context.node.store.currentRevision
-        header.raftTerm = context.term
-        return header
-    }
-
-    private func finished(_ call: ServerCall, _ trail: AuditTrail?) {
-        trail?.completed(.ok, revision: 0, index: 0, term: 0)
-        context.observer.finished(call)
-    }
-
-    private func gated(
-        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer,
-        _ go: @escaping (AuditTrail?) -> Void
-    ) {
-        guard let gate = context.gate, gate.selects(method) else { return go(nil) }
-        gate.admit(call, method, message) { _, trail in go(trail) }
-    }
-
-    private func query(
-        _ call: ServerCall, _ trail: AuditTrail?, _ ask: (PendingQuery) -> Bool,
-        _ body: @escaping (ReplicaAnswer) -> Void
-    ) {
-        if !ask(PendingQuery(loopIndex: context.loop.index, body)) {
-            call.finish(.tooManyRequests)
-            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
-        }
-    }
-
-    private func refuse(_ call: ServerCall, _ answer: ReplicaAnswer, _ trail: AuditTrail?) {
-        guard case .refused(let error) = answer else {
-            preconditionFailure("a query was answered with \(answer)")
-        }
-        call.finish(RPCStatus(error))
-        trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
-    }
-
-    /// Does slow work on the backend's thread and answers on this loop.
-    private func onBackend<Value: Sendable>(
-        _ call: ServerCall, _ trail: AuditTrail?,
-        _ work: @escaping @Sendable (Backend) -> Result<Value, RPCStatus>,
-        reply: @escaping (Value) -> [UInt8]
-    ) {
-        let loop = context.loop
-        let back = LoopReturn { [context] (result: Result<Value, RPCStatus>) in
-            var status = RPCStatus.ok
-            switch result {
-            case .success(let value): call.respond(reply(value))
-            case .failure(let failure):
-                status = failure
-                call.finish(failure)
-            }
-            trail?.completed(status, revision: 0, index: 0, term: 0)
-            context.observer.finished(call)
-        }
-        let queued = context.node.onBackend { backend in
-            let result = work(backend)
-            loop.eventLoop.execute { loop.batch { back.body(result) } }
-        }
-        if !queued {
-            call.finish(.tooManyRequests)
-            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
-        }
-    }
-
-    private func decode<Message: SwiftProtobuf.Message>(
-        _ call: ServerCall, _ message: UnsafeRawBufferPointer
-    ) -> Message? {
-        if let status = context.refusal(call) {
-            call.finish(status)
-            return nil
-        }
-        do {
-            return try Message(serializedBytes: [UInt8](message))
-        } catch {
-            call.finish(
-                RPCStatus(.internal, "grpc: error unmarshalling request: \(error)"))
-            return nil
-        }
-    }
-}
-
-/// A continuation that runs on its loop; it travels over another thread but is not called there.
-final class LoopReturn<Value>: @unchecked Sendable {
-    let body: (Value) -> Void
-
-    init(_ body: @escaping (Value) -> Void) { self.body = body }
-}
-
-/// Encodes a reply. Generated messages without required fields cannot fail to encode.
-func encode(_ message: some SwiftProtobuf.Message) -> [UInt8] {
-    guard let bytes = [UInt8](message: message) else {
-        preconditionFailure("\(type(of: message)) cannot be encoded")
-    }
-    return bytes
-}
-
-extension [UInt8] {
-    init?(message: some SwiftProtobuf.Message) {
-        guard let bytes: [UInt8] = try? message.serializedBytes() else { return nil }
-        self = bytes
     }
 }
 

@@ -102,12 +102,15 @@ enum Method: Int, CaseIterable {
     /// Methods that this version knows by name but does not serve. They answer Unimplemented.
     var isServed: Bool {
         switch self {
-        case .memberAdd, .memberRemove, .memberUpdate, .memberPromote, .snapshot, .moveLeader,
-            .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
+        case .snapshot, .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
             .userChangePassword, .userGrantRole, .userRevokeRole, .roleAdd, .roleGet, .roleList,
             .roleDelete, .roleGrantPermission, .roleRevokePermission:
             false
         default: true
         }
     }
+
+    /// What a member without a vote answers; of ranges only the serializable ones (etcd
+    /// v3rpc/util.go, interceptor.go; etcd-parity G6).
+    var isServedByLearner: Bool { self == .status || self == .snapshot || self == .range }
 }

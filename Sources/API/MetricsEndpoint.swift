@@ -114,7 +114,8 @@ enum MetricsEndpoint {
             leader == node.memberID ? 1 : 0)
         out.single(
             "etcd_server_is_learner", .gauge,
-            "Whether or not this member is a learner. 1 if is, 0 otherwise.", 0)
+            "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+            status.isLearner.load(ordering: .relaxed) ? 1 : 0)
         out.single(
             "etcd_server_leader_changes_seen_total", .counter,
             "The number of leader changes seen.",

@@ -13,7 +13,15 @@ final class Monitoring: Sendable {
         var checks: [String: (isOK: Bool, successes: UInt64, failures: UInt64)] = [:]
     }
 
+    /// Promotions that clients asked this member for.
+    private struct Promotions {
+        var successes: UInt64 = 0
+        /// By the text of the refusal, of which there are few.
+        var failures: [String: UInt64] = [:]
+    }
+
     private let probes = Mutex(Probes())
+    private let promotions = Mutex(Promotions())
     private let hashes = Mutex(())
     /// Written under `hashes`.
     private let hashDurations = DurationHistogram(
@@ -31,6 +39,16 @@ final class Monitoring: Sendable {
             entry.isOK = isOK
             if isOK { entry.successes += 1 } else { entry.failures += 1 }
             probes.checks["\(probe) \(name)"] = entry
+        }
+    }
+
+    func promoted(failure: String?) {
+        promotions.withLock { promotions in
+            if let failure {
+                promotions.failures[failure, default: 0] += 1
+            } else {
+                promotions.successes += 1
+            }
         }
     }
 
@@ -60,6 +78,19 @@ final class Monitoring: Sendable {
                     "etcd_server_healthchecks_total",
                     labels: Self.labels(name) + [("status", status)], Double(count))
             }
+        }
+        let promoted = promotions.withLock { $0 }
+        out.single(
+            "etcd_server_learner_promote_successes", .counter,
+            "The total number of successful learner promotions while this member is leader.",
+            Double(promoted.successes))
+        out.family(
+            "etcd_server_learner_promote_failures", .counter,
+            "The total number of failed learner promotions (likely learner not ready) while this "
+                + "member is leader.")
+        for (reason, count) in promoted.failures.sorted(by: { $0.key < $1.key }) {
+            out.sample(
+                "etcd_server_learner_promote_failures", labels: [("Reason", reason)], Double(count))
         }
         out.histogram(
             "etcd_mvcc_hash_rev_duration_seconds",

@@ -40,7 +40,7 @@ package final class RangeThread: Sendable {
     package init(node: Node, queueLength: Int, fatal: @escaping FatalHandler) {
         self.node = node
         self.fatal = fatal
-        jobs = Mailbox(capacity: queueLength, spinMicroseconds: 0)
+        jobs = Mailbox(capacity: queueLength)
         header = ResponseHeader(clusterID: node.clusterID, memberID: node.memberID)
     }
 
@@ -67,7 +67,7 @@ package final class RangeThread: Sendable {
         var batch: [Job] = []
         while true {
             batch.removeAll(keepingCapacity: true)
-            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000)
             for job in batch {
                 guard case .range(let work) = job else { return }
                 let monitoring = work.context.monitoring

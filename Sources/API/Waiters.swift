@@ -16,11 +16,17 @@ final class PendingWrite: ReplyWaiter, @unchecked Sendable {
     private unowned(unsafe) let context: LoopContext
     /// What the audit plugins want to hear once the outcome is known; nil without such plugins.
     let trail: AuditTrail?
+    /// Whether the reply's header tells the store's revision.
+    private let showsRevision: Bool
 
-    init(_ call: ServerCall, _ context: LoopContext, trail: AuditTrail? = nil) {
+    init(
+        _ call: ServerCall, _ context: LoopContext, trail: AuditTrail? = nil,
+        showsRevision: Bool = true
+    ) {
         self.call = call
         self.context = context
         self.trail = trail
+        self.showsRevision = showsRevision
         loopIndex = context.loop.index
     }
 
@@ -30,7 +36,9 @@ final class PendingWrite: ReplyWaiter, @unchecked Sendable {
             if let error = result.error {
                 finish(RPCStatus(error), revision: result.revision, index: index, term: term)
             } else {
-                context.respond(call, revision: result.revision, term: term, body: result.body)
+                context.respond(
+                    call, revision: showsRevision ? result.revision : 0, term: term,
+                    body: result.body)
                 trail?.completed(.ok, revision: result.revision, index: index, term: term)
                 context.observer.finished(call)
             }

@@ -76,10 +76,21 @@ package final class EventSubscriber: Sendable {
         let wake = state.withLock { state -> Bool in
             var queued = false
             for event in batch {
-                if case .revision(let change) = event { state.lastPublished = change.revision }
+                let before = state.lastPublished
+                switch event {
+                case .revision(let change): state.lastPublished = change.revision
+                case .restored(let revision): state.lastPublished = max(before, revision)
+                default: break
+                }
                 guard state.isActive else { continue }
                 queued = true
-                append(event, to: &state)
+                if case .restored(let revision) = event {
+                    if revision > before {
+                        state.gap = (state.gap?.lowerBound ?? before + 1)...revision
+                    }
+                } else {
+                    append(event, to: &state)
+                }
             }
             if !queued || state.isNotified { return false }
             state.isNotified = true

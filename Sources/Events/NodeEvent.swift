@@ -7,6 +7,9 @@ package enum NodeEvent: Sendable {
     /// Everything one revision changed; the reason (client, transaction, lease expired, lease
     /// revoked, plugin) is part of the batch.
     case revision(EventBatch)
+    /// The store took over another member's snapshot and is at this revision; what lies between was
+    /// not published and is found in history, as far as it is not compacted.
+    case restored(revision: Int64)
     case lease(LeaseEvent)
     /// History below this revision is no longer readable.
     case compaction(revision: Int64)
@@ -28,6 +31,7 @@ package enum NodeEvent: Sendable {
     package var name: String {
         switch self {
         case .revision: "revision"
+        case .restored: "restored"
         case .lease(let lease): "lease_\(lease.kind)"
         case .compaction: "compaction"
         case .alarm(let alarm): alarm.raised ? "alarm_raised" : "alarm_cleared"

@@ -13,14 +13,14 @@ import Synchronization
 final class BackendThread: Sendable {
     private enum Job: Sendable {
         case commit(PendingCommit)
+        case install(file: String, @Sendable (any StateReader & Sendable) -> Void)
         case perform(@Sendable (Backend) -> Void)
         case stop
     }
 
     let backend: Backend
-    private let jobs = Mailbox<Job>(capacity: 64, spinMicroseconds: 0)
+    private let jobs = Mailbox<Job>(capacity: 64)
     private let outstanding = Atomic<Int>(0)
-    private let idle = Mutex<Void>(())
     private let fatal: FatalHandler
     private let status: NodeStatus
     private let slowNanoseconds: UInt64
@@ -58,6 +58,14 @@ final class BackendThread: Sendable {
         jobs.post(.commit(pending))
     }
 
+    /// Puts the content of a checked snapshot in the place of everything, and hands its state out. Queued
+    /// behind all commits; the replica makes none meanwhile.
+    func install(
+        file: String, _ done: @escaping @Sendable (any StateReader & Sendable) -> Void
+    ) {
+        jobs.post(.install(file: file, done))
+    }
+
     /// Runs `body` on this thread between commits (hashes, copies). False when too many wait.
     func perform(_ body: @escaping @Sendable (Backend) -> Void) -> Bool {
         jobs.offer(.perform(body))
@@ -65,12 +73,11 @@ final class BackendThread: Sendable {
 
     /// Waits until everything queued before is done.
     func drain() {
-        let signal = Mailbox<Int>(capacity: 1, spinMicroseconds: 0)
+        let signal = Mailbox<Int>(capacity: 1)
         jobs.post(.perform { _ in signal.post(1) })
         var done: [Int] = []
         while done.isEmpty {
-            signal.take(
-                into: &done, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+            signal.take(into: &done, deadline: monotonicNanoseconds() &+ 1_000_000_000)
         }
     }
 
@@ -83,7 +90,7 @@ final class BackendThread: Sendable {
         var batch: [Job] = []
         while true {
             batch.removeAll(keepingCapacity: true)
-            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000)
             for job in batch {
                 switch job {
                 case .commit(let pending):
@@ -91,10 +98,26 @@ final class BackendThread: Sendable {
                     // Told first, so that the replica never freezes before it has heard.
                     onCommitted(pending)
                     outstanding.subtract(1, ordering: .acquiringAndReleasing)
+                case .install(let file, let done): install(file, done)
                 case .perform(let body): body(backend)
                 case .stop: return
                 }
             }
+        }
+    }
+
+    private func install(_ file: String, _ done: (any StateReader & Sendable) -> Void) {
+        do throws(BackendError) {
+            let image = try BackendImage(file: file)
+            try backend.update { transaction throws(BackendError) in
+                try transaction.replaceAll(with: image)
+            }
+            let reader = try backend.makeReader()
+            try reader.renew()
+            publishSizes()
+            done(BackendStateReader(reader: reader, fatal: fatal))
+        } catch {
+            fatal("snapshot \"\(file)\": \(error)")
         }
     }
 
@@ -114,7 +137,7 @@ final class BackendThread: Sendable {
         publishSizes()
     }
 
-    private static func apply(
+    static func apply(
         _ pending: PendingCommit, to transaction: BackendTransaction
     ) throws(BackendError) {
         var failure: BackendError?
@@ -196,8 +219,10 @@ extension StateBucket {
     }
 }
 
-/// Reads the buckets at start.
-struct BackendStateReader: StateReader {
+/// Reads the buckets at start, or of a snapshot that was taken over.
+struct BackendStateReader: StateReader, @unchecked Sendable {
+    // Unchecked: made by one thread and handed to the one that reads; LMDB ties no reader to a
+    // thread (MDB_NOTLS).
     let reader: BackendReader
     let fatal: FatalHandler
 

@@ -13,6 +13,12 @@ package enum Identity {
         return firstEightBytes(bytes)
     }
 
+    /// The id of a member that joins a running cluster: the second in which it was asked for, so
+    /// that a member with the URLs of a removed one is another.
+    package static func memberID(peerURLs: [String], joinedAt unixSeconds: UInt64) -> UInt64 {
+        memberID(peerURLs: peerURLs, token: String(unixSeconds))
+    }
+
     /// The first eight bytes of SHA-1 over the member ids, ascending, big endian.
     package static func clusterID(memberIDs: [UInt64]) -> UInt64 {
         var bytes: [UInt8] = []

@@ -8,6 +8,7 @@
 
 import Metrics
 import RaftCore
+import Replica
 import Storage
 import Synchronization
 
@@ -15,8 +16,7 @@ import Synchronization
 final class LogWriter: Sendable {
     private enum Job: Sendable {
         case persist(PersistBatch)
-        /// Everything up to this index is durable in the state machine.
-        case release(WALSnapshot, keepFrom: UInt64, commit: UInt64)
+        case release(LogRelease)
         case stop
     }
 
@@ -51,7 +51,7 @@ final class LogWriter: Sendable {
         fatal: @escaping FatalHandler, onPersisted: @escaping @Sendable (UInt64) -> Void,
         onSlow: @escaping @Sendable (UInt64) -> Void
     ) {
-        jobs = Mailbox(capacity: queueLength, spinMicroseconds: 0)
+        jobs = Mailbox(capacity: queueLength)
         // The caller gives the log up: from here on it is reached under the mutex only.
         nonisolated(unsafe) let given = wal
         self.wal = Mutex(WALBox(wal: given))
@@ -85,10 +85,8 @@ final class LogWriter: Sendable {
         jobs.post(.persist(batch))
     }
 
-    /// Notes that the backend is durable up to `snapshot` and gives up segments before `keepFrom`.
-    func release(_ snapshot: WALSnapshot, keepFrom: UInt64, commit: UInt64) {
-        jobs.post(.release(snapshot, keepFrom: keepFrom, commit: commit))
-    }
+    /// Gives up what the backend made unnecessary.
+    func release(_ release: LogRelease) { jobs.post(.release(release)) }
 
     /// Writes what is queued, closes the log and ends the thread.
     func stop() {
@@ -101,14 +99,16 @@ final class LogWriter: Sendable {
         var persists: [PersistBatch] = []
         while true {
             batch.removeAll(keepingCapacity: true)
-            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000)
             var stopping = false
             for job in batch {
                 switch job {
                 case .persist(let persist): persists.append(persist)
-                case .release(let snapshot, let keepFrom, let commit):
+                case .release(let release):
                     writeAll(&persists)
-                    releaseNow(snapshot, keepFrom: keepFrom, commit: commit)
+                    wal.withLock { box in
+                        do { try box.wal.release(release) } catch { fatal("\(error)") }
+                    }
                 case .stop: stopping = true
                 }
             }
@@ -135,7 +135,7 @@ final class LogWriter: Sendable {
     private func write(_ batches: [PersistBatch]) {
         wal.withLock { box in
             do {
-                for batch in batches { try append(batch, to: box.wal) }
+                for batch in batches { try box.wal.append(batch) }
                 let start = monotonicNanoseconds()
                 let synced = try box.wal.flush()
                 status.walBytesWritten.store(
@@ -147,53 +147,6 @@ final class LogWriter: Sendable {
                     syncDurations.observe(nanoseconds: elapsed)
                     if elapsed >= warning { onSlow(elapsed) }
                 }
-            } catch {
-                fatal("\(error)")
-            }
-        }
-    }
-
-    private func append(_ batch: PersistBatch, to wal: WAL) throws(WALError) {
-        let hardState = batch.hardState.map {
-            WALHardState(term: $0.term, vote: $0.vote, commit: $0.commit)
-        }
-        if var first = hardState {
-            first.commit = wal.hardState.commit
-            try wal.append(first)
-        }
-        if let snapshot = batch.snapshot {
-            try wal.append(
-                WALSnapshot(index: snapshot.index, term: snapshot.term), restartsLog: true)
-        }
-        for entry in batch.entries {
-            // A closure would have to carry the typed error out; the result does.
-            let result = entry.data.withUnsafeBytes { payload -> Result<Void, WALError> in
-                Result { () throws(WALError) in
-                    try wal.append(
-                        WALEntry(
-                            index: entry.index, term: entry.term, kind: entry.kind.rawValue,
-                            payload: payload))
-                }
-            }
-            try result.get()
-        }
-        if var last = hardState {
-            last.commit = max(last.commit, wal.hardState.commit)
-            try wal.append(last)
-        }
-    }
-
-    private func releaseNow(_ snapshot: WALSnapshot, keepFrom: UInt64, commit: UInt64) {
-        wal.withLock { box in
-            do {
-                var state = box.wal.hardState
-                state.commit = max(state.commit, min(commit, box.wal.lastIndex))
-                try box.wal.append(state)
-                if snapshot.index > box.wal.snapshot.index {
-                    try box.wal.append(snapshot, restartsLog: false)
-                }
-                try box.wal.flush()
-                try box.wal.truncate(before: min(keepFrom, state.commit &+ 1))
             } catch {
                 fatal("\(error)")
             }

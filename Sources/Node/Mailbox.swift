@@ -6,9 +6,8 @@ import Synchronization
 
 /// A multi-producer, single-consumer queue with a wake-up only when the consumer sleeps.
 ///
-/// Waking an idle virtual CPU costs 25–35 µs, more than the work of a request. After a wait that
-/// ended with very few items the consumer therefore spins for a short while before it sleeps; under
-/// load items are there already and it does neither.
+/// Under load items are there already and nobody sleeps. Busy waiting before sleeping was measured and
+/// costs a lone client's put more CPU than it saves time (ARCHITECTURE.md).
 package final class Mailbox<Item: Sendable>: Sendable {
     private let items = Mutex<[Item]>([])
     /// Number of items queued, readable without the lock.
@@ -16,14 +15,10 @@ package final class Mailbox<Item: Sendable>: Sendable {
     private let isSleeping = Atomic<Bool>(false)
     private let wakeDescriptor: Int32
     private let capacity: Int
-    private let spinNanoseconds: UInt64
 
-    /// - Parameters:
-    ///   - capacity: most items queued by `offer`; `post` ignores it.
-    ///   - spinMicroseconds: longest busy wait before sleeping (`limits.replica-spin`).
-    package init(capacity: Int, spinMicroseconds: Int) {
+    /// - Parameter capacity: most items queued by `offer`; `post` ignores it.
+    package init(capacity: Int) {
         self.capacity = capacity
-        self.spinNanoseconds = UInt64(Swift.max(0, spinMicroseconds)) &* 1000
         self.wakeDescriptor = moonraft_eventfd_create()
         precondition(wakeDescriptor >= 0, "eventfd: errno \(errno)")
     }
@@ -55,20 +50,12 @@ package final class Mailbox<Item: Sendable>: Sendable {
 
     /// Moves everything queued into `batch`, waiting at most until `deadline` (monotonic
     /// nanoseconds) for the first item. Only the consumer calls this.
-    package func take(into batch: inout [Item], deadline: UInt64, spin: Bool) {
-        if isEmpty && !(spin && spinUntilItem()) { sleep(until: deadline) }
+    package func take(into batch: inout [Item], deadline: UInt64) {
+        if isEmpty { sleep(until: deadline) }
         items.withLock { items in
             swap(&items, &batch)
             count.store(0, ordering: .releasing)
         }
-    }
-
-    private func spinUntilItem() -> Bool {
-        let end = monotonicNanoseconds() &+ spinNanoseconds
-        repeat {
-            for _ in 0..<32 where !isEmpty { return true }
-        } while monotonicNanoseconds() < end
-        return !isEmpty
     }
 
     private func sleep(until deadline: UInt64) {

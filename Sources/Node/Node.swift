@@ -10,39 +10,6 @@ import StateMachine
 import Storage
 import Synchronization
 
-/// Everything a node needs to be opened.
-package struct NodeOptions: Sendable {
-    package var name = "default"
-    package var dataDirectory = ""
-    /// Peer URLs of the founding members by name, this one included.
-    package var initialMembers: [(name: String, peerURLs: [String])] = []
-    package var clientURLs: [String] = []
-    /// `initial-cluster-state existing`: a data directory must be there already.
-    package var joinsExisting = false
-    package var clusterToken = "etcd-cluster"
-    package var electionTicks = 10
-    package var preVote = true
-    package var loop = ReplicaLoopConfiguration()
-    package var wal = WALConfiguration()
-    package var backend = BackendConfiguration()
-    package var store = MVCCConfiguration()
-    package var machine = StateMachineConfiguration()
-    /// Requests queued for the replica thread (`limits.replica-mailbox`).
-    package var mailboxCapacity = 16_384
-    /// Longest busy wait of the replica thread in microseconds.
-    package var spinMicroseconds = 0
-    /// Syncs and commits longer than this are reported, in nanoseconds (`log.slow-disk`).
-    package var slowDiskNanoseconds: UInt64 = 1_000_000_000
-    package var maxEntryBytes = 16 << 20
-
-    package init() {}
-}
-
-/// Why a node could not be opened; the text names file and place where there is one.
-package struct NodeStartError: Error, CustomStringConvertible {
-    package let description: String
-}
-
 /// A node. `open`, then `start`, then `stop`; all other methods may be called from any thread.
 package final class Node: Sendable {
     package let store: MVCCStore
@@ -57,19 +24,23 @@ package final class Node: Sendable {
     /// Log entries that were replayed at start.
     package let replayedEntries: Int
 
+    /// Whether this member is the only one that votes, as of its data.
+    package let isSoleVoter: Bool
+
     private let mailbox: Mailbox<ReplicaInput>
     private let writer: LogWriter
     private let backend: BackendThread
+    private let copies: CopyThread
+    private let files: SnapshotFiles
     private let fatal: FatalHandler
     private let disk: DirectoryLock
-    private let opened: Mutex<OpenedParts?>
+    private let opened: Mutex<OpenedReplica?>
     private let thread = Mutex<OwnedThread?>(nil)
 
-    /// The parts that the replica thread takes over when it starts.
-    private struct OpenedParts: @unchecked Sendable {
+    /// The part that the replica thread takes over when it starts.
+    private struct OpenedReplica: @unchecked Sendable {
         // Unchecked: handed from the opening thread to the replica thread, used by one at a time.
         let replica: Replica
-        let reader: LMDBRecordReader
     }
 
     /// Histograms and counters of the disk threads, for exposition.
@@ -88,21 +59,22 @@ package final class Node: Sendable {
         do {
             let opened = try OpenedData(options: options, fatal: fatal)
             let status = NodeStatus()
-            let mailbox = Mailbox<ReplicaInput>(
-                capacity: options.mailboxCapacity, spinMicroseconds: options.spinMicroseconds)
+            let mailbox = Mailbox<ReplicaInput>(capacity: options.mailboxCapacity)
             let bus = bus
             self.status = status
             self.mailbox = mailbox
             store = opened.machine.store
             clusterID = opened.clusterID
             memberID = opened.memberID
-            tornTail = opened.tornTail
-            replayedEntries = opened.replayedEntries
+            tornTail = opened.recovered.tornTail.map { "\($0)" }
+            replayedEntries = opened.recovered.replayedEntries
+            isSoleVoter = opened.recovered.replica.isSoleVoter
             disk = DirectoryLock(opened.directory)
+            files = opened.files
             let slow = options.slowDiskNanoseconds
             writer = LogWriter(
-                wal: opened.wal, queueLength: options.mailboxCapacity, slowSyncNanoseconds: slow,
-                status: status, fatal: fatal,
+                wal: opened.recovered.wal, queueLength: options.mailboxCapacity,
+                slowSyncNanoseconds: slow, status: status, fatal: fatal,
                 onPersisted: { mailbox.post(.persisted(sequence: $0)) },
                 onSlow: { nanoseconds in
                     bus.publish([
@@ -117,36 +89,49 @@ package final class Node: Sendable {
                         .slowDisk(operation: .backendCommit, microseconds: nanoseconds / 1000)
                     ])
                 })
+            copies = CopyThread(
+                backend: opened.backend, store: opened.machine.store, files: opened.files,
+                fatal: fatal, mailbox: mailbox)
             log = LogFigures(
                 syncDurations: writer.syncDurations, commitDurations: backend.commitDurations)
-            self.opened = Mutex(
-                OpenedParts(replica: opened.replica, reader: opened.reader))
+            self.opened = Mutex(OpenedReplica(replica: opened.recovered.replica))
         } catch {
             throw NodeStartError(description: "\(error)")
         }
     }
 
-    /// Starts the threads. `sinks` take the answers, one for each event loop, in order.
-    package func start(sinks: [any AnswerSink]) {
-        guard let parts = opened.withLock({ parts in
-            defer { parts = nil }
-            return parts
+    /// Starts the threads.
+    ///
+    /// - Parameters:
+    ///   - sinks: take the answers, one for each event loop, in order.
+    ///   - peers: carries messages to the other members.
+    ///   - note: takes what an operator should know of.
+    ///   - removed: called when this member has been removed from the cluster for good.
+    package func start(
+        sinks: [any AnswerSink], peers: any PeerLinks = NoPeers(),
+        note: @escaping NoteHandler = { _, _ in }, removed: @escaping @Sendable () -> Void = {}
+    ) {
+        guard let opened = opened.withLock({ opened in
+            defer { opened = nil }
+            return opened
         }) else {
             preconditionFailure("a node was started twice")
         }
         writer.start()
         backend.start()
+        copies.start()
         let thread = OwnedThread(name: "replica") { [self] in
-            let loop = ReplicaLoop(
-                replica: parts.replica, reader: parts.reader, configuration: options.loop,
-                member: ownMember, mailbox: mailbox, log: writer, backend: backend,
-                status: status, bus: bus, sinks: sinks)
-            loop.run()
+            let parts = ReplicaParts(
+                mailbox: mailbox, log: writer, backend: backend, copies: copies, files: files,
+                peers: peers, status: status, bus: bus, sinks: sinks,
+                slowApplyNanoseconds: options.slowApplyNanoseconds, note: note, fatal: fatal,
+                removed: removed)
+            ReplicaLoop(replica: opened.replica, parts: parts).run()
         }
         self.thread.withLock { $0 = thread }
     }
 
-    /// Waits until what the log held is applied and reads can be served.
+    /// Waits until what the log held is applied and a sole member's reads can be served.
     ///
     /// - Returns: false when that took longer than `seconds`.
     package func waitUntilReady(seconds: Int) -> Bool {
@@ -158,21 +143,40 @@ package final class Node: Sendable {
         return true
     }
 
-    private var ownMember: Member {
-        let peerURLs = options.initialMembers.first { $0.name == options.name }?.peerURLs ?? []
-        return Member(
-            id: memberID, name: options.name, peerURLs: peerURLs,
-            clientURLs: options.clientURLs, isLearner: false)
-    }
-
-    /// Refuses what is still waiting, makes everything applied durable, closes the files.
+    /// Hands leadership over, refuses what is still waiting, makes everything applied durable, closes
+    /// the files.
     package func stop() {
         mailbox.post(.stop)
         thread.withLock { $0 }?.join()
+        copies.stop()
         backend.stop()
         writer.stop()
         disk.close()
     }
+
+    // MARK: What the transport brings
+
+    /// Messages of an authenticated peer. At the mailbox's bound they are dropped, as a network may.
+    package func received(_ messages: [PeerMessage]) {
+        for message in messages where !mailbox.offer(.received(message)) { return }
+    }
+
+    /// The connection to a peer failed.
+    package func peerUnreachable(_ id: NodeID) { mailbox.post(.unreachable(id)) }
+
+    /// A snapshot is whole and durable in `file`, where its name is still the transport's.
+    package func snapshotArrived(_ message: Message, file: String) {
+        guard case .snapshot(let metadata) = message.body else { return }
+        do throws(DiskError) {
+            _ = try files.adopt(file, index: metadata.index, term: metadata.term)
+        } catch {
+            fatal("\(error)")
+        }
+        mailbox.post(.snapshotArrived(message))
+    }
+
+    /// Where the transport may put files that arrive.
+    package var snapshotDirectory: String { files.directory }
 
     // MARK: Requests. Answers come to the waiter on its event loop.
 
@@ -181,7 +185,7 @@ package final class Node: Sendable {
         // Counted before it is queued, so that the replica never subtracts what was not added.
         let size = UInt64(entry.count)
         let queued = status.queuedBytes.wrappingAdd(size, ordering: .relaxed).newValue
-        if queued <= UInt64(options.loop.maxPendingBytes),
+        if queued <= UInt64(options.replica.maxPendingBytes),
             mailbox.offer(.propose(Proposal(entry: entry, waiter: waiter)))
         {
             return true
@@ -206,6 +210,18 @@ package final class Node: Sendable {
     package func leases(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.leases(waiter)) }
     package func members(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.members(waiter)) }
     package func alarms(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.alarms(waiter)) }
+
+    /// Changes who belongs to the cluster; answered with the members after the change.
+    package func changeMembership(
+        _ change: MembershipChange, _ waiter: any ReplyWaiter
+    ) -> Bool {
+        mailbox.offer(.changeMembership([change], waiter))
+    }
+
+    /// Hands leadership to another voter; only the leader does it.
+    package func transferLeadership(to target: UInt64, _ waiter: any ReplyWaiter) -> Bool {
+        mailbox.offer(.transferLeadership(to: target, waiter))
+    }
 
     /// A reader of committed records for one thread.
     package func makeReader() throws(BackendError) -> LMDBRecordReader {

@@ -1,5 +1,6 @@
 // Figures that the replica thread publishes for everybody: one word each, read without a lock.
 
+import Replica
 import Synchronization
 
 /// The node's state as other threads may see it. Written by the replica and backend threads.
@@ -7,6 +8,8 @@ package final class NodeStatus: Sendable {
     package let term = Atomic<UInt64>(0)
     /// The member that leads; 0 when none is known.
     package let leader = Atomic<UInt64>(0)
+    /// True while this member has no vote: clients then get little of it (etcd v3rpc/util.go).
+    package let isLearner = Atomic<Bool>(false)
     package let commitIndex = Atomic<UInt64>(0)
     package let appliedIndex = Atomic<UInt64>(0)
     /// True while reads may be served from the store without a round.
@@ -41,7 +44,40 @@ package final class NodeStatus: Sendable {
     package let failedReadRounds = Atomic<UInt64>(0)
     package let walBytesWritten = Atomic<UInt64>(0)
 
+    /// Messages of peers that consensus refused.
+    package let refusedMessages = Atomic<UInt64>(0)
+    package let snapshotsInstalled = Atomic<UInt64>(0)
+    /// Leaderships given up because the disk stalled.
+    package let stallResignations = Atomic<UInt64>(0)
+    /// Whether this member leads.
+    package let isLeader = Atomic<Bool>(false)
+
     package init() {}
+
+    /// The replica thread tells where it stands.
+    func publish(_ replica: Replica) {
+        let figures = replica.figures
+        term.store(replica.term, ordering: .relaxed)
+        leader.store(replica.leader ?? 0, ordering: .relaxed)
+        isLeader.store(replica.role == .leader, ordering: .relaxed)
+        isLearner.store(replica.isLearner, ordering: .relaxed)
+        commitIndex.store(replica.commitIndex, ordering: .relaxed)
+        appliedIndex.store(replica.machine.appliedIndex, ordering: .relaxed)
+        pendingBytes.store(UInt64(replica.pendingBytes), ordering: .relaxed)
+        pendingProposals.store(UInt64(replica.pendingRequests), ordering: .relaxed)
+        failedProposals.store(figures.failedProposals, ordering: .relaxed)
+        committedProposals.store(figures.committedProposals, ordering: .relaxed)
+        leaderChanges.store(figures.leaderChanges, ordering: .relaxed)
+        leasesGranted.store(figures.leasesGranted, ordering: .relaxed)
+        leasesRevoked.store(figures.leasesRevoked, ordering: .relaxed)
+        leasesExpired.store(figures.leasesExpired, ordering: .relaxed)
+        leasesRenewed.store(figures.leasesRenewed, ordering: .relaxed)
+        failedReadRounds.store(figures.failedReads, ordering: .relaxed)
+        refusedMessages.store(figures.refusedMessages, ordering: .relaxed)
+        snapshotsInstalled.store(figures.snapshotsInstalled, ordering: .relaxed)
+        stallResignations.store(figures.stallResignations, ordering: .relaxed)
+        readsNeedNoRound.store(replica.canReadWithoutRound, ordering: .releasing)
+    }
 
     package static let noSpaceBit: UInt8 = 1 << 1
     package static let corruptBit: UInt8 = 1 << 2

@@ -1,4 +1,4 @@
-// Opening: directory, backend, state machine, log, consensus, in the order that each needs.
+// Opening: directory, backend, store, log, replica, in the order that each needs.
 
 import MVCC
 import RaftCore
@@ -10,122 +10,120 @@ import Storage
 struct OpenedData {
     let directory: DataDirectory
     let backend: Backend
-    let wal: WAL
+    let files: SnapshotFiles
     let machine: StateMachine
-    let reader: LMDBRecordReader
-    let replica: Replica
-    let clusterID: UInt64
-    let memberID: UInt64
-    let tornTail: String?
-    let replayedEntries: Int
+    let recovered: Recovered
+    var clusterID: UInt64 { recovered.wal.metadata.clusterID }
+    var memberID: UInt64 { recovered.wal.metadata.memberID }
 
     init(options: NodeOptions, fatal: @escaping FatalHandler) throws {
         let disk = PosixDisk()
         directory = try DataDirectory(root: options.dataDirectory, disk: disk)
         backend = try Backend(path: directory.database, configuration: options.backend)
-        let store = MVCCStore(configuration: options.store)
-        reader = try LMDBRecordReader(backend, fatal: fatal)
-        machine = StateMachine(store: store, reader: reader, configuration: options.machine)
-        let bucketReader = try backend.makeReader()
-        try bucketReader.renew()
-        try machine.restore(from: BackendStateReader(reader: bucketReader, fatal: fatal))
-        bucketReader.reset()
-        if machine.appliedIndex == 0 {
-            // The founding membership stands at index 1, as if by a snapshot (RaftLog.founding), so
-            // that a member that joins later is given it.
-            machine.noteApplied(index: RaftLog.founding.snapshotIndex, term: RaftLog.founding.snapshotTerm)
+        files = SnapshotFiles(directory: directory.snapshots)
+        machine = StateMachine(
+            store: MVCCStore(configuration: options.store),
+            reader: try LMDBRecordReader(backend, fatal: fatal), configuration: options.machine)
+        let isNew = try !WAL.exists(disk: disk, directory: directory.wal)
+        let place = try isNew ? Place(options) : Place.known
+        recovered = try Recovered(
+            machine: machine, host: NodeRecovery(backend: backend, files: files, fatal: fatal),
+            disk: disk, options: Self.recovery(options, place, directory.wal))
+        files.removeAll()
+        if machine.isRemoved(recovered.wal.metadata.memberID) {
+            throw NodeStartError(
+                description: """
+                    member \(String(recovered.wal.metadata.memberID, radix: 16)) has been removed from the cluster and \
+                    cannot come back; remove "\(options.dataDirectory)" and add the member anew
+                    """)
         }
+    }
 
-        let members = options.initialMembers.map {
-            (name: $0.name, id: Identity.memberID(peerURLs: $0.peerURLs, token: options.clusterToken))
+    private static func recovery(
+        _ options: NodeOptions, _ place: Place, _ walDirectory: String
+    ) -> RecoveryOptions {
+        var raft = RaftConfiguration(id: max(1, place.memberID))
+        raft.electionTicks = options.replica.electionTicks
+        raft.preVote = options.preVote
+        raft.maxRetainedEntries = Int(clamping: options.replica.catchUpEntries)
+        raft.maxEntryBytes = min(options.maxEntryBytes, options.wal.maxEntryBytes)
+        let member = Member(
+            id: place.memberID, name: options.name, peerURLs: options.ownPeerURLs,
+            clientURLs: options.clientURLs)
+        var recovery = RecoveryOptions(
+            beginning: place.beginning, clusterID: place.clusterID, memberID: place.memberID,
+            member: member, walDirectory: walDirectory, raft: raft,
+            salt: .random(in: .min ... .max), randomSeed: .random(in: .min ... .max),
+            run: .random(in: .min ... .max), now: monotonicNanoseconds())
+        recovery.wal = options.wal
+        recovery.replica = options.replica
+        return recovery
+    }
+}
+
+/// Where a member belongs that has no log yet.
+private struct Place {
+    var beginning: RecoveryOptions.Beginning
+    var clusterID: UInt64
+    var memberID: UInt64
+
+    /// Of a member that has one: the ids in its log count.
+    static let known = Place(beginning: .found([]), clusterID: 0, memberID: 0)
+
+    private init(beginning: RecoveryOptions.Beginning, clusterID: UInt64, memberID: UInt64) {
+        self.beginning = beginning
+        self.clusterID = clusterID
+        self.memberID = memberID
+    }
+
+    init(_ options: NodeOptions) throws {
+        if options.joinsExisting {
+            try self.init(joining: options)
+            return
+        }
+        let members = options.initialMembers.map { member in
+            Member(
+                id: Identity.memberID(peerURLs: member.peerURLs, token: options.clusterToken),
+                name: member.name, peerURLs: member.peerURLs, clientURLs: [])
         }
         guard let own = members.first(where: { $0.name == options.name }) else {
             throw NodeStartError(
                 description: "couldn't find local name \"\(options.name)\" in the initial cluster")
         }
-        var entries: [Entry] = []
-        let first = machine.appliedIndex + 1
-        if try WAL.exists(disk: disk, directory: directory.wal) {
-            let opened = try WAL.open(
-                disk: disk, directory: directory.wal, configuration: options.wal,
-                replayFrom: first
-            ) { step in Self.collect(step, into: &entries) }
-            wal = opened.wal
-            tornTail = opened.replay.tornTail.map { "\($0)" }
-        } else {
-            let founding = RaftLog.founding
-            guard machine.appliedIndex == founding.snapshotIndex else {
-                throw NodeStartError(
-                    description: """
-                        the backend in "\(directory.database)" has applied entry \
-                        \(machine.appliedIndex), but there is no log in "\(directory.wal)"
-                        """)
-            }
-            guard !options.joinsExisting else {
-                throw NodeStartError(
-                    description: """
-                        "\(options.dataDirectory)" holds no data, and joining an existing cluster \
-                        (initial-cluster-state existing) is not in this version
-                        """)
-            }
-            let clusterID = Identity.clusterID(memberIDs: members.map(\.id))
-            wal = try WAL.create(
-                disk: disk, directory: directory.wal, configuration: options.wal,
-                metadata: WALMetadata(
-                    clusterID: clusterID, memberID: own.id,
-                    salt: UInt64.random(in: .min ... .max)),
-                base: WALSnapshot(index: founding.snapshotIndex, term: founding.snapshotTerm))
-            tornTail = nil
-        }
-        // Once made, a data directory keeps its ids, whatever the flags say later.
-        clusterID = wal.metadata.clusterID
-        memberID = wal.metadata.memberID
-        replayedEntries = entries.count
-        replica = try Self.makeReplica(
-            options: options, machine: machine, entries: entries, wal: wal)
+        self.init(
+            beginning: .found(members),
+            clusterID: Identity.clusterID(memberIDs: members.map(\.id)), memberID: own.id)
     }
 
-    private static func collect(_ step: WALReplayStep, into entries: inout [Entry]) {
-        switch step {
-        case .entry(let entry):
-            entries.append(
-                Entry(
-                    index: entry.index, term: entry.term,
-                    kind: EntryKind(rawValue: entry.kind) ?? .normal, data: [UInt8](entry.payload)))
-        case .discard(let from):
-            entries.removeAll { $0.index >= from }
+    /// A member that was added to a running cluster asks one of the others who it is.
+    private init(joining options: NodeOptions) throws {
+        guard let lookup = options.lookup else {
+            throw NodeStartError(
+                description: """
+                    "\(options.dataDirectory)" holds no data, and there is nobody to ask about the \
+                    existing cluster
+                    """)
         }
-    }
-
-    private static func makeReplica(
-        options: NodeOptions, machine: StateMachine, entries: [Entry], wal: WAL
-    ) throws -> Replica {
-        let confState: ConfState
-        if machine.confState.isEmpty {
-            confState = ConfState(voters: [wal.metadata.memberID])
-        } else {
-            guard let stored = ConfState(stored: machine.confState) else {
-                throw NodeStartError(description: "the backend's membership cannot be read")
-            }
-            confState = stored
+        let found = try lookup()
+        let own = options.ownPeerURLs.sorted()
+        guard let member = found.members.first(where: { $0.peerURLs.sorted() == own }) else {
+            throw NodeStartError(
+                description: """
+                    cluster \(String(found.clusterID, radix: 16)) has no member with the peer URLs \
+                    \(own.joined(separator: ",")); add it first (member add)
+                    """)
         }
-        machine.confState = confState.encoded()
-        var configuration = RaftConfiguration(id: wal.metadata.memberID)
-        configuration.electionTicks = options.electionTicks
-        configuration.preVote = options.preVote
-        configuration.maxRetainedEntries = Int(clamping: options.loop.catchUpEntries)
-        configuration.maxEntryBytes = min(options.maxEntryBytes, options.wal.maxEntryBytes)
-        let log = try RaftLog(
-            snapshotIndex: machine.appliedIndex, snapshotTerm: machine.appliedTerm,
-            entries: entries)
-        let state = wal.hardState
-        let raft = try RaftCore(
-            configuration: configuration,
-            hardState: HardState(term: state.term, vote: state.vote, commit: state.commit),
-            confState: confState, log: log, appliedIndex: machine.appliedIndex,
-            randomSeed: UInt64.random(in: .min ... .max))
-        return Replica(
-            raft: raft, machine: machine, confState: confState,
-            configuration: ReplicaConfiguration())
+        let listed = Set(options.initialMembers.flatMap(\.peerURLs))
+        guard found.members.count == options.initialMembers.count,
+            found.members.allSatisfy({ $0.peerURLs.contains(where: listed.contains) })
+        else {
+            let known = found.members.map { $0.peerURLs.joined(separator: ",") }
+            throw NodeStartError(
+                description: """
+                    the initial cluster names \(listed.sorted().joined(separator: " ")), but the members of cluster \
+                    \(String(found.clusterID, radix: 16)) are \(known.joined(separator: " "))
+                    """)
+        }
+        self.init(beginning: .join, clusterID: found.clusterID, memberID: member.id)
     }
 }

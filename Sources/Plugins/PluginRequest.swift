@@ -51,7 +51,8 @@ package struct PluginRequest: Sendable, Equatable {
     package var lease: Int64 = 0
     /// Compact: the revision.
     package var revision: Int64 = 0
-    /// user_admin, role_admin: the user or role; member calls: the first peer URL.
+    /// user_admin, role_admin: the user or role; member_add, member_update: the
+    /// first peer URL; member_remove, member_promote, move_leader: the member's id in hexadecimal.
     package var name = ""
 
     package init(rpc: RPCKind, ops: [PluginOp] = []) {

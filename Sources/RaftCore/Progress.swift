@@ -27,22 +27,45 @@ package struct Progress: Sendable {
     private(set) var sentCommit: LogIndex = 0
     /// The last entry of each append under way; empty unless in `replicate`.
     private(set) var inflights: Inflights
-    /// Heard from since the last quorum check.
-    package internal(set) var isRecentlyActive: Bool
+    /// Heard from within the last election timeout.
+    package private(set) var isRecentlyActive: Bool
+    /// The leader's ticks since the peer was last heard, or since it was first waited for.
+    private(set) var silentTicks = 0
     /// The latest heartbeat round answered, for read requests.
     var acknowledgedRound: UInt64 = 0
 
-    init(id: NodeID, next: LogIndex, maxInflight: Int, isRecentlyActive: Bool) {
+    init(
+        id: NodeID, next: LogIndex, maxInflight: Int, maxInflightBytes: Int, isRecentlyActive: Bool
+    ) {
         self.id = id
         self.next = next
         self.isRecentlyActive = isRecentlyActive
-        inflights = Inflights(capacity: maxInflight)
+        inflights = Inflights(capacity: maxInflight, maxBytes: maxInflightBytes)
     }
 
     /// Forgets everything, for a new term.
     mutating func reset(next: LogIndex) {
         self = Progress(
-            id: id, next: next, maxInflight: inflights.capacity, isRecentlyActive: false)
+            id: id, next: next, maxInflight: inflights.capacity,
+            maxInflightBytes: inflights.maxBytes, isRecentlyActive: false)
+    }
+
+    /// The peer holds everything up to here, or will when its snapshot has arrived.
+    var reach: LogIndex {
+        if case .snapshot(let pending) = state { max(match, pending) } else { match }
+    }
+
+    /// Notes a sign of life.
+    mutating func heard() {
+        silentTicks = 0
+        isRecentlyActive = true
+    }
+
+    /// Counts a tick of silence.
+    mutating func tick(electionTicks: Int) {
+        guard silentTicks < electionTicks else { return }
+        silentTicks += 1
+        if silentTicks == electionTicks { isRecentlyActive = false }
     }
 
     /// Whether nothing new may be sent for now.
@@ -66,8 +89,8 @@ package struct Progress: Sendable {
     /// Asks for an append even if there is nothing new, to learn where the peer is.
     mutating func requestAppend() { owesAppend = true }
 
-    /// Notes that an append with `count` entries from `next` on was sent.
-    mutating func sent(count: Int, commit: LogIndex) {
+    /// Notes that an append with `count` entries of `bytes` in all from `next` on was sent.
+    mutating func sent(count: Int, bytes: Int, commit: LogIndex) {
         owesAppend = false
         sentCommit = max(sentCommit, commit)
         switch state {
@@ -75,7 +98,7 @@ package struct Progress: Sendable {
             isProbeOutstanding = true
         case .replicate where count > 0:
             next += UInt64(count)
-            inflights.add(next - 1)
+            inflights.add(next - 1, bytes: bytes)
         case .replicate, .snapshot:
             break
         }
@@ -149,7 +172,7 @@ package struct Progress: Sendable {
         match = stable
         next = max(lastIndex, stable) + 1
         state = .replicate
-        isRecentlyActive = true
+        heard()
     }
 
     private mutating func becomeProbe() {
@@ -167,29 +190,42 @@ package struct Progress: Sendable {
     }
 }
 
-/// The appends under way to one peer: the index of the last entry of each, oldest first.
+/// The appends under way to one peer, oldest first: the index of the last entry of each, and its payload.
 ///
 /// A ring that grows to `capacity` only if used.
 struct Inflights: Sendable {
+    private struct Sent: Sendable {
+        var lastIndex: LogIndex
+        var bytes: Int
+    }
+
     let capacity: Int
-    private var ring: [LogIndex] = []
+    let maxBytes: Int
+    private var ring: [Sent] = []
     private var start = 0
     private(set) var count = 0
+    /// Payload under way. The message that reaches `maxBytes` still goes, so that any entry can.
+    private(set) var bytes = 0
 
-    init(capacity: Int) { self.capacity = capacity }
+    init(capacity: Int, maxBytes: Int) {
+        self.capacity = capacity
+        self.maxBytes = maxBytes
+    }
 
-    var isFull: Bool { count >= capacity }
+    var isFull: Bool { count >= capacity || bytes >= maxBytes }
 
-    mutating func add(_ lastIndex: LogIndex) {
-        precondition(!isFull, "more than \(capacity) appends under way")
+    mutating func add(_ lastIndex: LogIndex, bytes size: Int) {
+        precondition(!isFull, "\(count) appends of \(bytes) bytes are under way")
         if count == ring.count { grow() }
-        ring[(start + count) % ring.count] = lastIndex
+        ring[(start + count) % ring.count] = Sent(lastIndex: lastIndex, bytes: size)
         count += 1
+        bytes += size
     }
 
     /// Forgets the appends whose entries all lie at or below `index`.
     mutating func free(through index: LogIndex) {
-        while count > 0, ring[start] <= index {
+        while count > 0, ring[start].lastIndex <= index {
+            bytes -= ring[start].bytes
             start = (start + 1) % ring.count
             count -= 1
         }
@@ -198,14 +234,16 @@ struct Inflights: Sendable {
     mutating func removeAll() {
         start = 0
         count = 0
+        bytes = 0
     }
 
     private mutating func grow() {
-        var larger: [LogIndex] = []
+        var larger: [Sent] = []
         let size = min(capacity, max(8, ring.count * 2))
         larger.reserveCapacity(size)
         for offset in 0..<count { larger.append(ring[(start + offset) % ring.count]) }
-        larger.append(contentsOf: repeatElement(0, count: size - count))
+        larger.append(
+            contentsOf: repeatElement(Sent(lastIndex: 0, bytes: 0), count: size - count))
         ring = larger
         start = 0
     }

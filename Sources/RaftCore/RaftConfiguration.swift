@@ -25,6 +25,11 @@ package struct RaftConfiguration: Sendable, Equatable {
     /// answered.
     package var maxInflightMessages: Int = 256
 
+    /// Payload bytes of the append messages under way to one peer. At the bound nothing more is sent
+    /// until one is answered, so the last message sent may exceed it. Below `maxRetainedBytes`, or a peer that
+    /// merely uses its window would fall out of the log.
+    package var maxInflightBytes: Int = 32 << 20
+
     /// Payload bytes proposed here and not yet handed out for applying. At the bound proposals are
     /// refused, but one batch is always accepted when nothing is outstanding.
     package var maxUncommittedBytes: Int = 256 << 20
@@ -35,9 +40,17 @@ package struct RaftConfiguration: Sendable, Equatable {
     /// Payload bytes handed out for applying in one `Ready`; the rest follows in the next ones.
     package var maxCommittedBytesPerReady: Int = 16 << 20
 
-    /// Entries kept behind the host's compaction point for peers that lag; a peer further behind
+    /// Entries kept behind the host's compaction point, whoever may need them; a peer further behind
     /// gets a snapshot.
     package var maxRetainedEntries: Int = 5_000
+
+    /// Entries a leader keeps behind the compaction point for members that answer but lag, or are
+    /// receiving a snapshot: without them, a snapshot that takes longer than `maxRetainedEntries`
+    /// take to write would be outdated on arrival, and the next one too.
+    package var maxCatchUpEntries: Int = 400_000
+
+    /// Payload bytes kept behind the compaction point, whatever the two bounds above allow.
+    package var maxRetainedBytes: Int = 64 << 20
 
     /// Read requests waiting for their quorum; further ones are refused.
     package var maxPendingReads: Int = 10_000
@@ -59,10 +72,13 @@ package struct RaftConfiguration: Sendable, Equatable {
         if electionTicks <= heartbeatTicks || electionTicks > 1 << 30 { return "electionTicks" }
         if maxEntriesBytesPerMessage < 1 { return "maxEntriesBytesPerMessage" }
         if maxInflightMessages < 1 { return "maxInflightMessages" }
+        if maxInflightBytes < 1 { return "maxInflightBytes" }
         if maxUncommittedBytes < 1 { return "maxUncommittedBytes" }
         if maxEntryBytes < 1 { return "maxEntryBytes" }
         if maxCommittedBytesPerReady < 1 { return "maxCommittedBytesPerReady" }
         if maxRetainedEntries < 0 { return "maxRetainedEntries" }
+        if maxCatchUpEntries < 0 { return "maxCatchUpEntries" }
+        if maxRetainedBytes < 0 { return "maxRetainedBytes" }
         if maxPendingReads < 1 { return "maxPendingReads" }
         if maxHeldMessages < 1 { return "maxHeldMessages" }
         if !(0...100).contains(learnerPromotionPercent) { return "learnerPromotionPercent" }

@@ -1,4 +1,4 @@
-// The leader: proposals, heartbeats, the commit rule, handing over.
+// The leader: proposals, heartbeats, the commit rule.
 
 extension RaftCore {
     /// Appends one entry for each payload, all or none, and returns their indices.
@@ -27,40 +27,23 @@ extension RaftCore {
         return first..<log.lastIndex + 1
     }
 
-    /// Hands leadership to a voter (thesis 3.10).
-    ///
-    /// Proposals are refused until the target leads or an election timeout has passed. A new target
-    /// replaces an earlier one.
-    package mutating func transferLeadership(to target: NodeID) throws(TransferError) {
-        guard role == .leader else { throw .notLeader(leader: leader) }
-        guard target != id else { throw .alreadyLeader }
-        guard let position = position(of: target) else { throw .unknownMember }
-        guard confState.isVoter(target) else { throw .notVoter }
-        if transferTarget == target { return }
-        transferTarget = target
-        electionElapsed = 0
-        if progress[position].match == log.lastIndex {
-            sendNow(.timeoutNow, to: target, term: term)
-        } else {
-            progress[position].requestAppend()
-            outbox.isReplicationDue = true
-        }
-    }
-
     /// Time passes for the leader.
     mutating func tickLeader() {
+        for position in progress.indices where progress[position].id != id {
+            progress[position].tick(electionTicks: configuration.electionTicks)
+        }
+        if configuration.checkQuorum, !hasHeardQuorum {
+            return becomeFollower(term: term, leader: nil)
+        }
         if electionElapsed >= configuration.electionTicks {
             electionElapsed = 0
             transferTarget = nil
-            if configuration.checkQuorum, !hasHeardQuorum() {
-                return becomeFollower(term: term, leader: nil)
-            }
             leaveJointIfDue()
         }
         heartbeatElapsed += 1
         if heartbeatElapsed >= configuration.heartbeatTicks {
             heartbeatElapsed = 0
-            reads.isRoundDue = true
+            reads.isHeartbeatDue = true
             outbox.isReplicationDue = true
         }
     }
@@ -112,13 +95,11 @@ extension RaftCore {
 
     func position(of id: NodeID) -> Int? { progress.firstIndex { $0.id == id } }
 
-    /// Whether a quorum was heard from since the last call.
-    private mutating func hasHeardQuorum() -> Bool {
-        var heard: [NodeID] = [id]
-        for position in progress.indices where progress[position].id != id {
-            if progress[position].isRecentlyActive { heard.append(progress[position].id) }
-            progress[position].isRecentlyActive = false
-        }
-        return Quorum.outcome(confState) { heard.contains($0) } == .won
+    /// Whether a quorum was heard from, or not yet waited for, within the last election timeout.
+    private var hasHeardQuorum: Bool {
+        let (id, progress, limit) = (id, progress, configuration.electionTicks)
+        return Quorum.outcome(confState) { voter in
+            voter == id || progress.contains { $0.id == voter && $0.silentTicks < limit }
+        } == .won
     }
 }

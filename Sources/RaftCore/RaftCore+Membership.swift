@@ -74,7 +74,8 @@ extension RaftCore {
             // silence against the leader before it had a chance to answer.
             return Progress(
                 id: member, next: log.lastIndex + 1,
-                maxInflight: configuration.maxInflightMessages, isRecentlyActive: true)
+                maxInflight: configuration.maxInflightMessages,
+                maxInflightBytes: configuration.maxInflightBytes, isRecentlyActive: true)
         }
     }
 

@@ -1,5 +1,13 @@
 // Replication (thesis 3.5): what the leader sends and what it makes of the answers.
 
+/// Entries from `from` on, as they were last put into a message.
+private struct SharedEntries {
+    var from: LogIndex = 0
+    var entries: [Entry] = []
+    /// Their payload.
+    var bytes = 0
+}
+
 extension RaftCore {
     /// Notes that the host could not reach `peer`: appends under way are probably lost.
     package mutating func reportUnreachable(_ peer: NodeID) {
@@ -18,7 +26,7 @@ extension RaftCore {
     mutating func replicate() {
         let round = reads.closeRound()
         // Peers that are level get the same array: one copy of the entries for all.
-        var shared: (from: LogIndex, entries: [Entry]) = (0, [])
+        var shared = SharedEntries()
         for position in progress.indices where progress[position].id != id {
             if let round {
                 let commit = min(progress[position].match, commitIndex)
@@ -32,7 +40,7 @@ extension RaftCore {
 
     /// Sends the member at `position` all it may be sent now.
     private mutating func sendAppends(
-        at position: Int, shared: inout (from: LogIndex, entries: [Entry])
+        at position: Int, shared: inout SharedEntries
     ) {
         while true {
             let next = progress[position].next
@@ -43,21 +51,20 @@ extension RaftCore {
             guard let previousTerm = log.term(at: next - 1) else {
                 return sendSnapshot(at: position)
             }
-            var entries: [Entry] = []
-            if hasEntries {
-                if shared.from != next {
-                    shared.from = next
-                    shared.entries = log.entries(
-                        from: next, through: log.lastIndex,
-                        maxBytes: configuration.maxEntriesBytesPerMessage)
-                }
-                entries = shared.entries
+            if hasEntries, shared.from != next {
+                let entries = log.entries(
+                    from: next, through: log.lastIndex,
+                    maxBytes: configuration.maxEntriesBytesPerMessage)
+                shared = SharedEntries(
+                    from: next, entries: entries, bytes: entries.reduce(0) { $0 + $1.data.count })
             }
+            let entries = hasEntries ? shared.entries : []
             let request = Message.AppendRequest(
                 previousIndex: next - 1, previousTerm: previousTerm,
                 commit: commitIndex, entries: entries)
             sendNow(.append(request), to: progress[position].id, term: term)
-            progress[position].sent(count: entries.count, commit: commitIndex)
+            progress[position].sent(
+                count: entries.count, bytes: hasEntries ? shared.bytes : 0, commit: commitIndex)
             if entries.isEmpty { return }
         }
     }
@@ -80,7 +87,7 @@ extension RaftCore {
     ) throws(StepError) {
         guard role == .leader else { return }
         guard let position = position(of: peer) else { throw .unknownPeer(peer) }
-        progress[position].isRecentlyActive = true
+        progress[position].heard()
         switch response {
         case .rejected(let previous, let hintIndex, let hintTerm):
             // The peer has `hintTerm` at `hintIndex`: skip our entries of later terms below it at
@@ -106,7 +113,7 @@ extension RaftCore {
         guard role == .leader else { return }
         guard let position = position(of: peer) else { throw .unknownPeer(peer) }
         guard round <= reads.round else { throw .malformed }
-        progress[position].isRecentlyActive = true
+        progress[position].heard()
         progress[position].heartbeatAnswered(lastIndex: log.lastIndex)
         outbox.isReplicationDue = true
         if round > progress[position].acknowledgedRound {

@@ -235,19 +235,28 @@ package struct RaftCore: Sendable {
 
     /// Drops entries whose effects are durable outside the log, up to `index` at most.
     ///
-    /// For peers that lag, up to `maxRetainedEntries` before `index` are kept.
+    /// Up to `maxRetainedEntries` before `index` are kept for members that lag or may come to lead,
+    /// by a leader up to `maxCatchUpEntries` for members that answer, and in any case no more than
+    /// `maxRetainedBytes`.
     package mutating func compactLog(through index: LogIndex) {
         let limit = min(index, appliedIndex, log.stableIndex)
-        let retained = UInt64(configuration.maxRetainedEntries)
-        var target = limit > retained ? limit - retained : 0
+        func back(_ count: Int) -> LogIndex { limit - min(limit, UInt64(count)) }
+        var target = back(configuration.maxRetainedEntries)
         if isAlone {
             target = limit
         } else if role == .leader {
+            var slowest = LogIndex.max
+            var slowestActive = LogIndex.max
+            for peer in progress where peer.id != id {
+                slowest = min(slowest, peer.match)
+                if peer.isRecentlyActive { slowestActive = min(slowestActive, peer.reach) }
+            }
+            target = min(target, max(slowestActive, back(configuration.maxCatchUpEntries)))
             // What every peer already holds is of no further use.
-            let slowest = progress.reduce(UInt64.max) { min($0, $1.match) }
             target = max(target, min(limit, slowest))
         }
-        log.compact(through: target)
+        log.compact(
+            through: log.index(atLeast: target, keeping: configuration.maxRetainedBytes, before: limit))
     }
 }
 

@@ -24,6 +24,9 @@ package struct RaftLog: Sendable {
     /// Everything up to here is durable or part of a batch the host is writing.
     private(set) var handedOutIndex: LogIndex
 
+    /// Payload of the entries held.
+    package private(set) var payloadBytes: Int
+
     private var slots: [Entry]
     private var head: Int
 
@@ -40,6 +43,7 @@ package struct RaftLog: Sendable {
         self.snapshotTerm = snapshotTerm
         slots = entries
         head = 0
+        payloadBytes = entries.reduce(0) { $0 + $1.data.count }
         guard Self.continues(entries, index: snapshotIndex, term: snapshotTerm) else {
             throw .brokenLog
         }
@@ -61,6 +65,7 @@ package struct RaftLog: Sendable {
         handedOutIndex = foundingIndex
         slots = []
         head = 0
+        payloadBytes = 0
     }
 
     /// Whether `entries` follow `(index, term)` without a gap and with terms that never decrease.
@@ -126,11 +131,13 @@ package struct RaftLog: Sendable {
 
     /// Appends one entry at `lastIndex + 1`.
     mutating func append(term: Term, kind: EntryKind, data: [UInt8]) {
+        payloadBytes += data.count
         slots.append(Entry(index: lastIndex + 1, term: term, kind: kind, data: data))
     }
 
     /// Appends entries that continue the log.
     mutating func append(_ entries: ArraySlice<Entry>) {
+        for entry in entries { payloadBytes += entry.data.count }
         slots.append(contentsOf: entries)
     }
 
@@ -147,7 +154,9 @@ package struct RaftLog: Sendable {
     mutating func truncate(from index: LogIndex) {
         precondition(index > snapshotIndex, "truncation at \(index) below \(firstIndex)")
         guard index <= lastIndex else { return }
-        slots.removeSubrange(slot(index)...)
+        let first = slot(index)
+        for entry in slots[first...] { payloadBytes -= entry.data.count }
+        slots.removeSubrange(first...)
         stableIndex = min(stableIndex, index - 1)
         handedOutIndex = min(handedOutIndex, index - 1)
     }
@@ -156,7 +165,10 @@ package struct RaftLog: Sendable {
     mutating func compact(through index: LogIndex) {
         guard index > snapshotIndex, let term = term(at: index) else { return }
         let end = slot(index) + 1
-        for position in head..<end { slots[position] = Self.vacant }
+        for position in head..<end {
+            payloadBytes -= slots[position].data.count
+            slots[position] = Self.vacant
+        }
         head = end
         snapshotIndex = index
         snapshotTerm = term
@@ -171,6 +183,22 @@ package struct RaftLog: Sendable {
         }
     }
 
+    /// The lowest compaction point from `target` up to `limit` that leaves at most `maxBytes` of
+    /// payload between itself and `limit`. What lies after `limit` cannot be dropped and is not
+    /// counted, or a burst of new entries would push out what peers still need.
+    func index(atLeast target: LogIndex, keeping maxBytes: Int, before limit: LogIndex) -> LogIndex {
+        // Usually all of the log is within the bound.
+        guard payloadBytes > maxBytes, limit > snapshotIndex, limit <= lastIndex else { return target }
+        var excess = payloadBytes - maxBytes
+        for entry in slots[(slot(limit) + 1)...] { excess -= entry.data.count }
+        var index = snapshotIndex
+        while excess > 0, index < limit {
+            index += 1
+            excess -= slots[slot(index)].data.count
+        }
+        return max(target, index)
+    }
+
     /// Replaces everything by a snapshot that stands at `(index, term)`.
     ///
     /// `stableIndex` keeps naming the part of the old log that is durable and, being committed,
@@ -178,6 +206,7 @@ package struct RaftLog: Sendable {
     mutating func reset(index: LogIndex, term: Term, committed: LogIndex) {
         slots = []
         head = 0
+        payloadBytes = 0
         snapshotIndex = index
         snapshotTerm = term
         stableIndex = min(stableIndex, committed)

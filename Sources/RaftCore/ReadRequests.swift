@@ -3,7 +3,9 @@
 // A leader notes its commit index when a read arrives and must then make sure that it still led at
 // that moment. It numbers its heartbeats in rounds; a read belongs to the next round that is sent,
 // and once a quorum has answered that round or a later one, no other leader can have committed
-// anything before the read arrived. Answers name the round and count only in the term they were
+// anything before the read arrived. While a round that reads wait for is under way, the next one is
+// put off until it is confirmed or a heartbeat is due: the reads that come meanwhile share it, so
+// the messages are two rounds a round trip at most, however many reads there are. Answers name the round and count only in the term they were
 // given in, so an answer to an earlier question can never be taken for one to a later question,
 // however long it was under way and whatever numbers the host uses for its requests.
 //
@@ -32,8 +34,10 @@ struct ReadRequests: Sendable {
 
     /// The round of the last heartbeats sent, or of those being prepared.
     private(set) var round: UInt64 = 0
-    /// Heartbeats are to be sent with the next `Ready`.
+    /// Heartbeats are to be sent with the next `Ready`: reads wait for a round that has not begun.
     var isRoundDue = false
+    /// Heartbeats are to be sent even if a round is under way; it may have got lost.
+    var isHeartbeatDue = false
     /// In the order of arrival, so the rounds never decrease.
     var pending: [Pending] = []
     /// Reads that came before the leader committed an entry of its term; index and round are unset.
@@ -55,8 +59,10 @@ struct ReadRequests: Sendable {
 
     /// Starts the round that is due and returns its number, or nil if none is.
     mutating func closeRound() -> UInt64? {
-        guard isRoundDue else { return nil }
+        let isUnderWay = pending.first.map { $0.round <= round } ?? false
+        guard isHeartbeatDue || (isRoundDue && !isUnderWay) else { return nil }
         isRoundDue = false
+        isHeartbeatDue = false
         round += 1
         return round
     }
@@ -137,6 +143,8 @@ extension RaftCore {
             }
         }
         reads.pending.removeSubrange(..<end)
+        // The next round may have waited for this one.
+        if reads.isRoundDue { outbox.isReplicationDue = true }
     }
 
     /// Lets the reads proceed that waited for the first commit of the term: only now does the
@@ -160,6 +168,7 @@ extension RaftCore {
         reads.isForwardOpen = false
         reads.contexts = []
         reads.isRoundDue = false
+        reads.isHeartbeatDue = false
     }
 
     private var isSoleVoter: Bool {

@@ -32,6 +32,8 @@ package struct Effects: Sendable {
     package var softState: SoftState?
     /// Set when the membership changed: everybody but this member, for the transport.
     package var peers: [Member]?
+    /// Goes with `peers`: members that were removed, whose connections are to be refused.
+    package var removedPeers: [NodeID] = []
     /// To be committed to the backend in one transaction; acknowledged by
     /// `ReplicaInput.backendCommitted`. At most one is under way.
     package var commit: PendingCommit?
@@ -43,6 +45,8 @@ package struct Effects: Sendable {
     /// The marker of this snapshot is durable in the log: load its file into the backend in one
     /// transaction, then report `snapshotInstalled`.
     package var install: SnapshotMetadata?
+    /// A snapshot that arrived and is of no use: its file may go.
+    package var unusedSnapshot: SnapshotMetadata?
     /// The store's revision after a snapshot was taken over. What lies between was not applied
     /// here entry by entry; watchers find it in history.
     package var restoredRevision: Int64?
@@ -58,6 +62,15 @@ package struct Effects: Sendable {
     package var isRemoved = false
 
     package init() {}
+
+    /// Whether there is anything to do.
+    var hasAny: Bool {
+        !messages.isEmpty || persist != nil || !applied.isEmpty || !answers.isEmpty
+            || softState != nil || peers != nil || commit != nil || release != nil
+            || !snapshots.isEmpty || unusedSnapshot != nil || install != nil
+            || restoredRevision != nil || hashCompaction != nil || complaint != nil
+            || fatal != nil || isStopped || isRemoved
+    }
 }
 
 /// Everything up to `applied` is durable in the backend.

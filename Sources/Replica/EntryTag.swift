@@ -42,3 +42,11 @@ package struct EntryTag: Sendable, Hashable {
         return bytes
     }
 }
+
+extension EntryTag {
+    /// The tag of a command that was forwarded; nil for any other entry.
+    package init?(command entry: [UInt8]) {
+        guard entry.count >= 4 + Self.size, entry[3] & 1 == 1 else { return nil }
+        self.init(entry[4..<4 + Self.size])
+    }
+}

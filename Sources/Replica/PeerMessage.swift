@@ -49,7 +49,7 @@ package struct PeerRequest: Sendable, Equatable {
     package enum Body: Sendable, Equatable {
         /// Encoded commands, each with the tag (run, number + position).
         case propose([[UInt8]])
-        /// An encoded `ConfigChange` whose context carries the tag (run, number).
+        /// An encoded `ChangeList`; in the log it gets the tag (run, number).
         case changeMembership([UInt8])
         case renewLease(Int64)
         case leaseTimeToLive(Int64, withKeys: Bool)

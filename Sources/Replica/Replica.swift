@@ -1,57 +1,94 @@
-// One replica: consensus and the state machine in the order that safety needs.
+// One replica: everything that a member decides, in the order that safety needs.
 //
-// The replica performs no I/O, reads no clock and starts nothing. The host feeds it proposals,
-// ticks, peer messages and disk acknowledgements, and after each of these asks for `effects`:
-// what to persist, what to send, and what was applied. The same code runs in the node and in a
-// simulator.
+// The replica performs no I/O, reads no clock and starts nothing. The host feeds it requests, ticks, peer
+// messages and completions, and asks for `Effects`: what to persist, send, apply, answer, commit
+// and copy. The node and the simulator run this same code.
+//
+// Files: +Apply (log to state), +Proposals (into the log, here or by the leader), +Reads (read index
+// and what rests on it: renewals), +Membership, +Snapshots, +Backend (commits, log release,
+// compaction), +Duties (what time brings), +Divergence. The lists of who waits for what are in
+// Waiting.swift.
 
 import MVCC
 import RaftCore
 import StateMachine
 
-/// What the host has to do after feeding the replica.
-package struct CoreEffects: Sendable {
-    /// To be written and synchronised in order; acknowledged by `Replica.persisted(through:)`.
-    package var persist: PersistBatch?
-    package var messages: [Message] = []
-    /// Applied since the last call, in log order. Entries without a command (a new leader's first)
-    /// do not appear.
-    package var applied: [AppliedEntry] = []
-    /// Contexts of reads that may be served now from the applied state.
-    package var confirmedReads: [UInt64] = []
-    package var abandonedReads: [UInt64] = []
-    package var softState: SoftState?
-    /// Set when a membership change took effect.
-    package var confState: ConfState?
-}
-
-/// The bounds of one replica.
-package struct ReplicaConfiguration: Sendable {
-    /// Entries applied under one hold of the store's write lock; readers wait at most that long.
-    package var maxEntriesPerApplyBatch = 256
-    package init() {}
-}
-
-/// Consensus plus state machine. Owned by one thread.
+/// A member's consensus, state and waiters. Owned by one thread.
 package final class Replica {
-    private var raft: RaftCore
+    package internal(set) var raft: RaftCore
     package let machine: StateMachine
-    private let configuration: ReplicaConfiguration
-    /// Confirmed reads whose index is not applied yet, ascending by index.
-    private var waitingReads: [ReadState] = []
-    /// The membership in force, as last applied.
-    package private(set) var confState: ConfState
+    package let configuration: ReplicaConfiguration
+    /// What this member publishes about itself.
+    let member: Member
+    /// Names this run in tags; differs in every run.
+    let run: UInt64
+
+    /// What the host has not taken yet.
+    var effects = Effects()
+    package internal(set) var figures = ReplicaFigures()
+
+    // Requests.
+    var waiting = Waiting()
+    /// Commands of this turn, proposed or forwarded as one batch.
+    var proposals: [QueuedProposal] = []
+    /// Reads and renewals of this turn, which share one read request.
+    var readBatch: [Confirmable] = []
+    var requestNumber: UInt64 = 1
+    var readNumber: UInt64 = 1
+    /// Per run of another member, the last request number that was taken, and the term it came in.
+    var takenRequests: [UInt64: (number: UInt64, term: Term)] = [:]
+    var changes = ChangeQueue()
+    /// When each member was last heard from.
+    var lastHeard: [(id: NodeID, at: UInt64)] = []
+    var transfer: PendingTransfer?
+
+    // Time, in nanoseconds of the host's clock.
+    var nextTick: UInt64
+    /// When the last tick was counted, to notice that the process stood still.
+    var lastTick: UInt64
+
+    // Leadership.
     /// True when an entry of the current term has been committed and applied here as leader.
-    package private(set) var hasAppliedInTerm = false
+    package internal(set) var hasAppliedInTerm = false
+    /// When a batch was handed out of which the host has not said that it is durable.
+    var persistStarted: [(sequence: UInt64, at: UInt64)] = []
+    var publishAt: UInt64 = 0
+    var autoCompactor: AutoCompactor
+    /// Confirmed reads whose index is not applied yet, ascending by index.
+    var waitingReads: [ReadState] = []
+
+    // Backend.
+    var backend: BackendSchedule
+    var owedSnapshots: [SnapshotRequest] = []
+    var installing: Installation?
+    var divergence: DivergenceCheck
+    /// This member's newest compaction hash, and when to tell it again.
+    var ownReport: (revision: Int64, hash: UInt32)?
+    var reportAt: UInt64 = 0
+
+    // The end.
+    /// When this member's removal was applied.
+    var removedAt: UInt64?
+    var stopDeadline: UInt64?
 
     package init(
-        raft: RaftCore, machine: StateMachine, confState: ConfState,
-        configuration: ReplicaConfiguration
+        raft: RaftCore, machine: StateMachine, member: Member, run: UInt64,
+        configuration: ReplicaConfiguration, now: UInt64
     ) {
         self.raft = raft
         self.machine = machine
-        self.confState = confState
+        self.member = member
+        self.run = run
         self.configuration = configuration
+        nextTick = now &+ configuration.tickNanoseconds
+        lastTick = now
+        autoCompactor = AutoCompactor(configuration.autoCompaction, now: now / 1_000_000)
+        backend = BackendSchedule(releasedIndex: machine.appliedIndex)
+        // A compaction that a crash cut short goes on; without one the first step says so.
+        backend.isCompacting = machine.store.compactRevision > 0
+        divergence = DivergenceCheck(limit: configuration.maxComparedCompactions)
+        effects.peers = peers
+        if machine.isRemoved(raft.id) { removedAt = now }
     }
 
     // MARK: Inputs
@@ -59,116 +96,199 @@ package final class Replica {
     /// Starts an election at once; a sole voter need not wait for a timeout.
     package func campaign() { raft.campaign() }
 
-    /// Advances the logical clock by one tick.
-    package func tick() { raft.tick() }
-
-    /// Feeds a message from a peer.
-    package func step(_ message: Message) throws(StepError) { try raft.step(message) }
-
-    /// Appends commands to the log as one batch; leader only.
-    ///
-    /// - Returns: the indexes they got, in order.
-    package func propose(_ payloads: [[UInt8]]) throws(ProposalError) -> Range<LogIndex> {
-        try raft.propose(payloads)
+    /// Feeds one input. `now` is monotonic, in nanoseconds.
+    package func handle(_ input: ReplicaInput, now: UInt64) {
+        switch input {
+        case .propose(let proposal):
+            proposals.append(QueuedProposal(proposal: proposal, since: now))
+        case .read(let waiter): readBatch.append(Confirmable(.read(waiter), since: now))
+        case .leaseRenew(let id, let waiter):
+            ask(.renew(id), .local(waiter), since: now)
+        case .leaseTimeToLive(let id, let withKeys, let waiter):
+            ask(.timeToLive(id, withKeys: withKeys), .local(waiter), since: now)
+        case .leases(let waiter): answer(waiter, .leases(machine.leaseIDs()))
+        case .members(let waiter): answer(waiter, .members(machine.members))
+        case .alarms(let waiter): answer(waiter, .alarms(machine.alarms))
+        case .changeMembership(let changes, let waiter):
+            changeMembership(changes, .local(waiter), since: now)
+        case .transferLeadership(let target, let waiter):
+            transferLeadership(to: target, waiter, now: now)
+        case .received(let message): receive(message, now: now)
+        case .unreachable(let peer): raft.reportUnreachable(peer)
+        case .persisted(let sequence): persisted(sequence)
+        case .backendCommitted(let pending): backendCommitted(pending)
+        case .snapshotArrived(let message): snapshotArrived(message)
+        case .snapshotInstalled(let state): snapshotInstalled(state, now: now)
+        case .snapshotSent(let peer, let succeeded):
+            raft.snapshotReported(to: peer, succeeded: succeeded)
+        case .compactionHashed(let revision, let hash):
+            compactionHashed(revision, hash, now: now)
+        case .stop: beginStop(now)
+        }
     }
 
-    /// Asks for a read that reflects everything acknowledged before this call.
-    package func readIndex(context: UInt64) throws(ReadIndexError) {
-        try raft.readIndex(context: context)
+    private func receive(_ message: PeerMessage, now: UInt64) {
+        noteHeard(message.from, now)
+        switch message {
+        case .raft(let message): step(message)
+        case .request(let request): take(request, now: now)
+        case .reply(let reply): take(reply, now: now)
+        case .report(let report):
+            compare(report.from, report.compactRevision, report.hash)
+        }
     }
 
-    /// The host made everything up to this persist batch durable.
-    package func persisted(through sequence: UInt64) { raft.persisted(through: sequence) }
+    private func noteHeard(_ peer: NodeID, _ now: UInt64) {
+        if let position = lastHeard.firstIndex(where: { $0.id == peer }) {
+            lastHeard[position].at = now
+        } else if machine.members.contains(where: { $0.id == peer }) {
+            lastHeard.append((peer, now))
+        }
+    }
+
+    func step(_ message: Message) {
+        do throws(StepError) {
+            try raft.step(message)
+        } catch {
+            figures.refusedMessages &+= 1
+            let text = "message of member \(String(message.from, radix: 16)): \(error)"
+            if error.isFatal { effects.fatal = text } else { effects.complaint = text }
+        }
+    }
+
+    private func persisted(_ sequence: UInt64) {
+        raft.persisted(through: sequence)
+        persistStarted.removeAll { $0.sequence <= sequence }
+        if let installing, case .marking(let marker) = installing.stage, marker <= sequence {
+            self.installing?.stage = .marked
+        }
+    }
 
     // MARK: Effects
 
-    /// Takes what is outstanding and applies what is committed.
-    ///
-    /// - Parameter now: monotonic milliseconds for lease deadlines; replicated state never depends
-    ///   on it.
-    package func takeEffects(now: LeaseTime) -> CoreEffects {
-        var effects = CoreEffects()
-        guard raft.hasReady else { return effects }
-        var ready = raft.takeReady()
-        effects.persist = ready.persist
-        effects.messages = ready.messages
-        effects.softState = ready.softState
-        effects.abandonedReads = ready.abandonedReads
-        if let softState = ready.softState, softState.role != .leader { hasAppliedInTerm = false }
-        if !ready.committed.isEmpty {
-            apply(ready.committed, now: now, into: &effects)
-            ready.committed = []
-        }
-        if !ready.readStates.isEmpty || !waitingReads.isEmpty {
-            waitingReads.append(contentsOf: ready.readStates)
-            confirmReads(into: &effects)
-        }
-        return effects
+    /// Takes everything outstanding and applies what is committed. Call it until `hasEffects` is
+    /// false.
+    package func takeEffects(now: UInt64) -> Effects {
+        if !proposals.isEmpty { propose(now: now) }
+        if !readBatch.isEmpty { confirm(now: now) }
+        if !changes.isEmpty { proposeChanges() }
+        if raft.hasReady { takeReady(now: now) }
+        if installing != nil { installWhenReady() }
+        if !owedSnapshots.isEmpty { copyWhenReady(now: now) }
+        let taken = effects
+        effects = Effects()
+        return taken
     }
 
     /// Whether `takeEffects` has something to give.
-    package var hasEffects: Bool { raft.hasReady }
+    package var hasEffects: Bool {
+        raft.hasReady || !proposals.isEmpty || !readBatch.isEmpty || effects.hasAny
+    }
 
-    private func apply(_ entries: [Entry], now: LeaseTime, into effects: inout CoreEffects) {
-        effects.applied.reserveCapacity(entries.count)
-        var position = 0
-        while position < entries.count {
-            let end = min(position + configuration.maxEntriesPerApplyBatch, entries.count)
-            machine.store.beginBatch()
-            while position < end {
-                apply(entries[position], now: now, into: &effects)
-                position += 1
+    private func takeReady(now: UInt64) {
+        let ready = raft.takeReady()
+        if let soft = ready.softState { roleChanged(soft, now: now) }
+        for message in ready.messages {
+            if case .snapshot = message.body {
+                owedSnapshots.append(SnapshotRequest(to: message.to, message: message))
+            } else {
+                effects.messages.append(.raft(message))
             }
-            machine.store.endBatch()
         }
-        guard let last = entries.last else { return }
-        raft.applied(to: last.index)
-        // The log on disk keeps what the backend has not committed; in memory entries are kept
-        // for peers only, and the core knows how many.
-        raft.compactLog(through: last.index)
-        if last.term == raft.term && raft.role == .leader { hasAppliedInTerm = true }
-    }
-
-    private func apply(_ entry: Entry, now: LeaseTime, into effects: inout CoreEffects) {
-        switch entry.kind {
-        case .normal:
-            // Also an entry without a command moves the applied index.
-            let result = machine.apply(
-                index: entry.index, term: entry.term, data: entry.data, now: now)
-            if entry.data.isEmpty { return }
-            effects.applied.append(
-                AppliedEntry(index: entry.index, term: entry.term, result: result))
-        case .configChange:
-            _ = machine.apply(index: entry.index, term: entry.term, data: [], now: now)
-            let change = try? ConfigChange(decoding: entry.data)
-            confState = raft.applyConfigChange(change, at: entry.index)
-            machine.confState = confState.encoded()
-            effects.confState = confState
+        if let batch = ready.persist {
+            persistStarted.append((batch.sequence, now))
+            if let snapshot = batch.snapshot { noteMarker(snapshot, batch.sequence) }
+            effects.persist = batch
+        }
+        if !ready.committed.isEmpty { apply(ready.committed, now: now) }
+        for context in ready.abandonedReads { abandon(context) }
+        if !ready.readStates.isEmpty || !waitingReads.isEmpty {
+            waitingReads.append(contentsOf: ready.readStates)
+            serveReads(now: now)
         }
     }
 
-    private func confirmReads(into effects: inout CoreEffects) {
-        let applied = machine.appliedIndex
-        waitingReads.removeAll { read in
-            guard read.index <= applied else { return false }
-            effects.confirmedReads.append(read.context)
-            return true
+    private func roleChanged(_ soft: SoftState, now: UInt64) {
+        effects.softState = soft
+        if soft.role == .leader {
+            figures.leaderChanges &+= 1
+            // With others to vote, somebody else may have renewed leases until a moment ago.
+            let extend = raft.confState.voters.count > 1
+                ? configuration.tickMilliseconds &* UInt64(configuration.electionTicks) : 0
+            machine.promote(
+                now: LeaseTime(nanoseconds: now), extendMilliseconds: Int64(clamping: extend))
+            divergence.restart()
+        } else {
+            hasAppliedInTerm = false
+            machine.demote()
+            refuseQueuedChanges()
         }
+        if let transfer, soft.leader == transfer.target {
+            answer(transfer.waiter, .leadershipTransferred)
+            self.transfer = nil
+        }
+        if soft.leader == nil { waiting.leaderLostAt = now } else { leaderFound(now: now) }
+        if stopDeadline != nil, soft.role != .leader { effects.isStopped = true }
     }
 
-    // MARK: Status
+    func answer(_ waiter: any ReplyWaiter, _ answer: ReplicaAnswer) {
+        if let follower = waiter as? RenewalAfterCheckpoint {
+            return renewalCheckpointed(follower, answer)
+        }
+        effects.answers.append(PendingAnswer(waiter: waiter, answer: answer))
+    }
+}
 
+extension Replica {
     package var term: Term { raft.term }
     package var role: Role { raft.role }
     package var leader: NodeID? { raft.leader }
     package var commitIndex: LogIndex { raft.commitIndex }
     package var lastIndex: LogIndex { raft.lastIndex }
+    package var isLearner: Bool { raft.confState.isLearner(raft.id) }
+
+    /// Whether nobody else votes.
+    package var isSoleVoter: Bool {
+        raft.confState.voters == [raft.id] && raft.confState.votersOutgoing.isEmpty
+    }
+
+    /// Requests that wait for an entry, a leader or the leader's answer.
+    package var pendingRequests: Int {
+        waiting.entries.count + waiting.tagged.count + waiting.parked.count
+    }
 
     /// Whether a read may be served from the applied state with no round at all: this member is
     /// the only voter, leads, and has committed in its term. Nobody else can then have
     /// acknowledged anything, and everything acknowledged here has been applied.
     package var canReadWithoutRound: Bool {
-        hasAppliedInTerm && raft.role == .leader && confState.voters.count == 1
-            && confState.votersOutgoing.isEmpty
+        hasAppliedInTerm && raft.role == .leader && raft.confState.voters.count == 1
+            && raft.confState.votersOutgoing.isEmpty
     }
+
+    /// When `tick` is to be called next, in nanoseconds.
+    package var nextWake: UInt64 { min(nextTick, backendWake) }
+
+    /// The other members, for the transport.
+    var peers: [Member] { machine.members.filter { $0.id != raft.id } }
+}
+
+/// Counts since start, for metrics.
+package struct ReplicaFigures: Sendable {
+    package var leaderChanges: UInt64 = 0
+    package var committedProposals: UInt64 = 0
+    package var failedProposals: UInt64 = 0
+    package var failedReads: UInt64 = 0
+    package var leasesGranted: UInt64 = 0
+    package var leasesRevoked: UInt64 = 0
+    package var leasesExpired: UInt64 = 0
+    package var leasesRenewed: UInt64 = 0
+    /// Messages of peers that the core refused.
+    package var refusedMessages: UInt64 = 0
+    package var snapshotsInstalled: UInt64 = 0
+    /// Leaderships given up because the disk stalled.
+    package var stallResignations: UInt64 = 0
+}
+
+extension LeaseTime {
+    init(nanoseconds: UInt64) { self.init(milliseconds: Int64(clamping: nanoseconds / 1_000_000)) }
 }

@@ -66,7 +66,8 @@ package enum ReplicaInput: Sendable {
     case leases(any ReplyWaiter)
     case members(any ReplyWaiter)
     case alarms(any ReplyWaiter)
-    case changeMembership(MembershipChange, any ReplyWaiter)
+    /// Several changes are made together, through a joint configuration, or not at all.
+    case changeMembership([MembershipChange], any ReplyWaiter)
     case transferLeadership(to: NodeID, any ReplyWaiter)
     /// A peer's message arrived. The transport has authenticated the sender.
     case received(PeerMessage)

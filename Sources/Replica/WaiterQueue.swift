@@ -3,7 +3,9 @@
 import RaftCore
 
 /// Waiters in log order. The leader's own proposals get consecutive indexes, so the queue is in
-/// order by construction and finding the waiter of an applied entry is a look at its front.
+/// order by construction and finding the waiter of an applied entry is a look at its front. After a
+/// change of leaders indexes may begin again lower; whoever then waits at or above the new index for
+/// an older term waits for an entry that is lost.
 package struct WaiterQueue {
     private struct Slot {
         var index: LogIndex
@@ -27,6 +29,9 @@ package struct WaiterQueue {
         slots.append(Slot(index: index, term: term, waiter: waiter, since: since))
     }
 
+    /// The last index waited for, 0 when nobody waits.
+    package var lastIndex: LogIndex { count == 0 ? 0 : slots[slots.count - 1].index }
+
     /// The waiter of the entry that was applied at `index`, and those before it whose entry was
     /// lost to another leader: they are answered by `lost`.
     package mutating func take(
@@ -42,6 +47,14 @@ package struct WaiterQueue {
             if let waiter = front.waiter { lost(waiter) }
         }
         return nil
+    }
+
+    /// Takes out those who wait at or above `index`: a new leader's entries replace theirs.
+    package mutating func removeLast(from index: LogIndex, _ body: (any ReplyWaiter) -> Void) {
+        while count > 0, slots[slots.count - 1].index >= index {
+            if let waiter = slots.removeLast().waiter { body(waiter) }
+        }
+        expiredThrough = min(expiredThrough, slots.count)
     }
 
     /// Answers those that have waited since before `deadline`; their entries may still be applied.

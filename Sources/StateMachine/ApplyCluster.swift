@@ -1,4 +1,4 @@
-// Alarms, published members and the cluster version.
+// Alarms and the cluster version.
 
 import KVCodec
 import MVCC
@@ -6,9 +6,6 @@ import MVCC
 extension StateMachine {
     /// Alarms that stand, by member and type.
     package var alarms: [Alarm] { alarmSet.all }
-
-    /// Published members by id.
-    package var members: [Member] { memberByID.values.sorted { $0.id < $1.id } }
 
     /// AlarmRequest {1 action, 2 memberID, 3 alarm}. As in etcd, activating NONE and taking back
     /// what does not stand are answered with an empty list; an unknown action or an unknown alarm
@@ -55,21 +52,6 @@ extension StateMachine {
             reply.nested(2) { alarm.encode(into: &$0) }
         }
         return ApplyResult(revision: store.currentRevision, body: reply.bytes, effect: effect)
-    }
-
-    /// A member publishes its name and where it serves clients. Peer URLs stay as they are when the
-    /// message has none.
-    func applyMemberUpdate(_ body: UnsafeRawBufferPointer) throws(ApplyError) -> ApplyResult {
-        var member = try Member(body)
-        if let known = memberByID[member.id] {
-            if member.peerURLs.isEmpty { member.peerURLs = known.peerURLs }
-        } else if memberByID.count >= configuration.maximumMembers {
-            throw .tooManyMembers
-        }
-        memberByID[member.id] = member
-        persistence.members.insert(member.id)
-        return ApplyResult(
-            revision: store.currentRevision, effect: .memberUpdated(id: member.id))
     }
 
     func applyClusterVersion(_ body: UnsafeRawBufferPointer) throws(ApplyError) -> ApplyResult {

@@ -16,6 +16,12 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
     case leaseTTLTooLarge
     case noSpace
     case corrupt
+    // Against the membership.
+    case memberNotFound
+    case memberExists
+    case peerURLExists
+    case notLearner
+    case tooManyLearners
     // Bounds of this implementation.
     case tooManyAlarms
     case tooManyMembers
@@ -43,6 +49,11 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
         case .leaseTTLTooLarge: "etcdserver: too large lease TTL"
         case .noSpace: "etcdserver: mvcc: database space exceeded"
         case .corrupt: "etcdserver: corrupt cluster"
+        case .memberNotFound: "etcdserver: member not found"
+        case .memberExists: "etcdserver: member ID already exist"
+        case .peerURLExists: "etcdserver: Peer URLs already exists"
+        case .notLearner: "etcdserver: can only promote a learner member"
+        case .tooManyLearners: "etcdserver: too many learner members in cluster"
         case .tooManyAlarms: "moonraft: too many alarms"
         case .tooManyMembers: "moonraft: too many members"
         case .replyTooLarge:

@@ -36,6 +36,8 @@ package enum ApplyEffect: Equatable, Sendable {
     case leaseRevoked(id: Int64, expired: Bool, keys: Int)
     case leasesCheckpointed(count: Int)
     case alarmChanged(member: UInt64, type: AlarmType, active: Bool)
+    /// A member published itself, or its peer URLs were changed.
     case memberUpdated(id: UInt64)
+    case membershipChanged([MembershipChange])
     case clusterVersionChanged(String)
 }

@@ -3,8 +3,9 @@
 //   byte 0   format version, 1
 //   byte 1   kind (`Command.Kind`)
 //   byte 2   origin (`Command.Origin`)
-//   byte 3   flags, 0
-//   byte 4…  the body: one protobuf message, or the bytes of a string
+//   byte 3   flags: bit 0 says that a tag follows, the others are 0
+//   byte 4…  with that flag: 16 bytes that mean nothing here (Replica/EntryTag.swift)
+//   then     the body: one protobuf message, or the bytes of a string
 //
 //   kind  body
 //   1     etcdserverpb.PutRequest
@@ -15,8 +16,10 @@
 //   6     etcdserverpb.LeaseRevokeRequest {1 ID}; origin core means that the lease expired
 //   7     etcdserverpb.LeaseCheckpointRequest {1 checkpoints* {1 ID, 2 remaining_TTL}}
 //   8     etcdserverpb.AlarmRequest {1 action, 2 memberID, 3 alarm}, the member already resolved
-//   9     etcdserverpb.Member {1 ID, 2 name, 3 peerURLs*, 4 clientURLs*, 5 isLearner}
+//   9     etcdserverpb.Member {1 ID, 2 name, 3 peerURLs*, 4 clientURLs*, 5 isLearner}: a member publishes
+//         its name and client URLs
 //   10    the cluster version as text, "3.6.0"
+//   11    etcdserverpb.Member {1 ID, 3 peerURLs*}: new peer URLs for a member
 //
 // An entry without bytes is the empty entry of a new leader. The request messages are stored as the
 // client sent them, after plugins changed them, so that applying decodes in place and copies only
@@ -29,6 +32,9 @@ import KVCodec
 package enum Command {
     package static let formatVersion: UInt8 = 1
     package static let headerSize = 4
+    /// Set in byte 3 when a tag follows the header.
+    package static let tagFlag: UInt8 = 1
+    package static let tagSize = 16
 
     /// What a command does.
     package enum Kind: UInt8, CaseIterable, Sendable {
@@ -42,6 +48,7 @@ package enum Command {
         case alarm = 8
         case memberUpdate = 9
         case clusterVersion = 10
+        case memberURLs = 11
     }
 
     /// Who asked for a command.
@@ -83,14 +90,44 @@ package enum Command {
 
     /// Takes an entry apart. The body aliases the entry.
     ///
-    /// - Throws: `unknownCommand` for another format version, kind or origin, or for set flags.
+    /// - Throws: `unknownCommand` for another format version, kind or origin, or for flags other than
+    ///   `tagFlag`, or when the tag is cut short.
     @inlinable package static func parse(_ entry: UnsafeRawBufferPointer) throws(ApplyError)
         -> (kind: Kind, origin: Origin, body: UnsafeRawBufferPointer)
     {
-        guard entry.count >= headerSize, entry[0] == formatVersion, entry[3] == 0,
+        guard entry.count >= headerSize, entry[0] == formatVersion,
             let kind = Kind(rawValue: entry[1]), let origin = Origin(rawValue: entry[2])
         else { throw .unknownCommand }
-        return (kind, origin, UnsafeRawBufferPointer(rebasing: entry[headerSize...]))
+        if entry[3] == 0 {
+            return (kind, origin, UnsafeRawBufferPointer(rebasing: entry[headerSize...]))
+        }
+        guard entry[3] == tagFlag, entry.count >= headerSize + tagSize else { throw .unknownCommand }
+        return (kind, origin, UnsafeRawBufferPointer(rebasing: entry[(headerSize + tagSize)...]))
+    }
+
+    /// The entry with a tag behind its header; one allocation. The entry has none yet and the tag
+    /// has `tagSize` bytes.
+    package static func tagged(_ entry: [UInt8], tag: [UInt8]) -> [UInt8] {
+        precondition(
+            entry.count >= headerSize && entry[3] & tagFlag == 0 && tag.count == tagSize,
+            "tag of \(tag.count) bytes for an entry of \(entry.count)")
+        return [UInt8](unsafeUninitializedCapacity: entry.count + tagSize) { buffer, count in
+            let bytes = UnsafeMutableRawBufferPointer(buffer)
+            entry.withUnsafeBytes { source in
+                bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: source[..<headerSize]))
+                UnsafeMutableRawBufferPointer(rebasing: bytes[(headerSize + tagSize)...])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[headerSize...]))
+            }
+            UnsafeMutableRawBufferPointer(rebasing: bytes[headerSize...]).copyBytes(from: tag)
+            bytes[3] |= tagFlag
+            count = entry.count + tagSize
+        }
+    }
+
+    /// The tag of an entry; nil when it has none.
+    @inlinable package static func tagBytes(of entry: [UInt8]) -> ArraySlice<UInt8>? {
+        guard entry.count >= headerSize + tagSize, entry[3] == tagFlag else { return nil }
+        return entry[headerSize..<(headerSize + tagSize)]
     }
 }
 
@@ -144,6 +181,12 @@ extension Command {
 
     package static func memberUpdate(_ member: Member) -> [UInt8] {
         build(.memberUpdate, .core) { member.encode(into: &$0) }
+    }
+
+    package static func memberURLs(id: UInt64, _ peerURLs: [String]) -> [UInt8] {
+        build(.memberURLs, .client) {
+            Member(id: id, name: "", peerURLs: peerURLs, clientURLs: []).encode(into: &$0)
+        }
     }
 
     package static func clusterVersion(_ version: String) -> [UInt8] {

@@ -1,6 +1,6 @@
 import KVCodec
 
-/// A published member: etcdserverpb.Member {1 ID, 2 name, 3 peerURLs*, 4 clientURLs*, 5 isLearner}.
+/// A member: etcdserverpb.Member {1 ID, 2 name, 3 peerURLs*, 4 clientURLs*, 5 isLearner}.
 package struct Member: Hashable, Sendable {
     package var id: UInt64
     package var name: String

@@ -103,6 +103,11 @@ extension StateMachine {
                         return writer.bytes
                     }))
         }
+        for id in persistence.members.sorted() where removedIDs.contains(id) {
+            changes.append(
+                BucketChange(
+                    bucket: .membersRemoved, key: StateBytes.hex(id), value: [UInt8]("removed".utf8)))
+        }
         return changes
     }
 
@@ -145,7 +150,25 @@ extension StateMachine {
         return store.scheduledCompactRevision != nil
     }
 
-    /// Fills a new state machine and its store from the backend. Leases do not run until `promote`.
+    /// Empties the state machine, so that `restore(from:)` can follow when another member's snapshot
+    /// has taken the place of what the backend held. No lease runs here afterwards. The store keeps
+    /// what it had until that restore replaces it, and readers see no empty store in between.
+    ///
+    /// The caller has written, or given up, what `freeze` handed out and does not release its
+    /// records any more; what was not frozen is lost.
+    package func reset() {
+        lessor = Lessor(configuration: configuration)
+        alarmSet = AlarmSet()
+        memberByID = [:]
+        removedIDs = []
+        clusterVersion = nil
+        appliedIndex = 0
+        appliedTerm = 0
+        confState = []
+        persistence = PersistenceState()
+    }
+
+    /// Fills a new state machine, or one just reset, and its store from the backend. Leases do not run until `promote`.
     ///
     /// - Throws: `RestoreError` when the backend holds what this version cannot have written.
     package func restore(from buckets: some StateReader) throws(RestoreError) {
@@ -209,6 +232,11 @@ extension StateMachine {
         try read(.members) { _, value in
             guard let member = try? Member(value) else { return false }
             memberByID[member.id] = member
+            return true
+        }
+        try read(.membersRemoved) { key, _ in
+            guard let id = StateBytes.id(fromHex: key) else { return false }
+            removedIDs.insert(id)
             return true
         }
         try read(.cluster) { key, value in

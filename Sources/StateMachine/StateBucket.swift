@@ -10,7 +10,7 @@
 //   lease            8 bytes big endian: lease id     leasepb.Lease {1 ID, 2 TTL, 3 RemainingTTL}, seconds
 //   alarm            etcdserverpb.AlarmMember         empty
 //   members          member id in hexadecimal          etcdserverpb.Member
-//   members_removed  member id in hexadecimal          written by membership changes
+//   members_removed  member id in hexadecimal          "removed"; such an id never comes back
 //   cluster          clusterVersion                   "3.6.0"
 //
 // currentRevision is written so that the revision never goes back over a restart, even when the
@@ -77,6 +77,14 @@ enum StateBytes {
     static func revision(from bytes: UnsafeRawBufferPointer) -> Int64? {
         guard bytes.count == 17, bytes[8] == UInt8(ascii: "_") else { return nil }
         return number(UnsafeRawBufferPointer(rebasing: bytes[..<8])).map(Int64.init(bitPattern:))
+    }
+
+    /// The id behind a key that `hex` made.
+    static func id(fromHex bytes: UnsafeRawBufferPointer) -> UInt64? {
+        guard bytes.count <= 16, let text = String(validating: bytes, as: UTF8.self),
+            let id = UInt64(text, radix: 16), id != 0
+        else { return nil }
+        return id
     }
 
     static func hex(_ id: UInt64) -> [UInt8] { [UInt8](String(id, radix: 16).utf8) }

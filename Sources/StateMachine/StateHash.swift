@@ -24,6 +24,7 @@ extension StateMachine {
         }
         writer.string(9, clusterVersion ?? "")
         writer.uint64(10, UInt64(recordsHash()))
+        for id in removedMembers { writer.uint64(11, id) }
         return Self.fold(writer.bytes)
     }
 

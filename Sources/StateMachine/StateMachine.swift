@@ -13,10 +13,13 @@ package final class StateMachine {
     package let store: MVCCStore
     package let configuration: StateMachineConfiguration
     let reader: RecordReader
-    let lessor: Lessor
+    /// Replaced as a whole by `reset`.
+    var lessor: Lessor
 
     var alarmSet = AlarmSet()
     var memberByID: [UInt64: Member] = [:]
+    /// Members that were removed. It only grows: to forget one would let it come back.
+    var removedIDs: Set<UInt64> = []
     /// What the cluster agreed to speak, "3.6.0"; nil before the first agreement.
     package internal(set) var clusterVersion: String?
 
@@ -59,7 +62,7 @@ package final class StateMachine {
         }
     }
 
-    /// Counts an entry that holds no command (a change of Raft's configuration) as applied.
+    /// Counts an entry as applied.
     package func noteApplied(index: UInt64, term: UInt64) {
         precondition(
             index > appliedIndex && term >= appliedTerm,
@@ -83,6 +86,7 @@ package final class StateMachine {
         case .alarm: try applyAlarm(command.body)
         case .memberUpdate: try applyMemberUpdate(command.body)
         case .clusterVersion: try applyClusterVersion(command.body)
+        case .memberURLs: try applyMemberURLs(command.body)
         }
     }
 

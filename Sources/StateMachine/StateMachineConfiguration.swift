@@ -11,12 +11,15 @@ package struct StateMachineConfiguration: Sendable {
     package var minimumLeaseTTLSeconds: Int64 = 2
     /// Longer leases are refused. Replicated.
     package var maximumLeaseTTLSeconds: Int64 = 9_000_000_000
-    /// Alarms that can stand at once; a client can name any member id. Replicated.
     /// Bytes of a transaction's reply; ranges beyond it are not read and the reply is an error.
     package var maximumReplyBytes = 256 << 20
+    /// Alarms that can stand at once; a client can name any member id. Replicated.
     package var maximumAlarms = 1024
-    /// Members that can be published. Replicated.
+    /// Members of the cluster, learners included. Replicated.
     package var maximumMembers = 64
+    /// Learners at one time (etcd `max-learners`): each costs the leader a whole log stream while no
+    /// write waits for it. Replicated.
+    package var maximumLearners = 1
 
     /// Expired leases handed out for revocation within one second.
     package var leaseRevokesPerSecond = 1000

@@ -17,27 +17,28 @@ extension NodeOptions {
             (name: $0.name, peerURLs: $0.peerURLs.map(\.description))
         }
         clientURLs = settings.clients.advertise.map(\.description)
+        ownPeerURLs = initialMembers.first { $0.name == name }?.peerURLs ?? []
         joinsExisting = settings.cluster.initialState == .existing
         clusterToken = settings.cluster.initialToken
         let heartbeat = max(1, settings.raft.heartbeatInterval.milliseconds)
-        electionTicks = Int(settings.raft.electionTimeout.milliseconds / heartbeat)
+        replica.electionTicks = Int(settings.raft.electionTimeout.milliseconds / heartbeat)
         preVote = settings.raft.preVote
 
-        loop.tickMilliseconds = heartbeat
-        loop.backendIntervalMilliseconds = settings.storage.backendBatchInterval.milliseconds
-        loop.backendBatchRecords = settings.storage.backendBatchLimit
-        loop.requestTimeoutMilliseconds = 5_000 + 2 * settings.raft.electionTimeout.milliseconds
-        loop.compactionBatch = settings.compaction.batchLimit
-        loop.compactionPauseMilliseconds = settings.compaction.sleepInterval.milliseconds
-        loop.snapshotCount = UInt64(settings.raft.snapshotCount)
-        loop.catchUpEntries = UInt64(settings.raft.snapshotCatchUpEntries)
-        loop.maxPendingProposals = settings.limits.pendingProposals
-        loop.slowApplyNanoseconds = settings.log.slowApply.nanoseconds
+        replica.tickMilliseconds = heartbeat
+        replica.backendIntervalMilliseconds = settings.storage.backendBatchInterval.milliseconds
+        replica.backendBatchRecords = settings.storage.backendBatchLimit
+        replica.requestTimeoutMilliseconds = 5_000 + 2 * settings.raft.electionTimeout.milliseconds
+        replica.compactionBatch = settings.compaction.batchLimit
+        replica.compactionPauseMilliseconds = settings.compaction.sleepInterval.milliseconds
+        replica.snapshotCount = UInt64(settings.raft.snapshotCount)
+        replica.catchUpEntries = UInt64(settings.raft.snapshotCatchUpEntries)
+        replica.maxPendingProposals = settings.limits.pendingProposals
+        slowApplyNanoseconds = settings.log.slowApply.nanoseconds
         switch settings.compaction.automatic {
-        case .off: loop.autoCompaction = .off
+        case .off: replica.autoCompaction = .off
         case .periodic(let period):
-            loop.autoCompaction = .periodic(milliseconds: period.milliseconds)
-        case .revision(let count): loop.autoCompaction = .revision(retention: Int64(count))
+            replica.autoCompaction = .periodic(milliseconds: period.milliseconds)
+        case .revision(let count): replica.autoCompaction = .revision(retention: Int64(count))
         }
 
         wal.segmentBytes = settings.storage.walSegmentBytes

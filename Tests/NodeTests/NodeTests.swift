@@ -19,13 +19,13 @@ private final class CollectingSink: AnswerSink {
 
 private final class Waiter: ReplyWaiter {
     let loopIndex = 0
-    private let box = Mailbox<ReplicaAnswer>(capacity: 1, spinMicroseconds: 0)
+    private let box = Mailbox<ReplicaAnswer>(capacity: 1)
 
     func replicaAnswered(_ answer: ReplicaAnswer) { box.post(answer) }
 
     func wait() -> ReplicaAnswer? {
         var answers: [ReplicaAnswer] = []
-        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000, spin: false)
+        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000)
         return answers.first
     }
 }
@@ -36,8 +36,8 @@ private func open(_ directory: String) throws -> Node {
     options.initialMembers = [("default", ["http://localhost:2380"])]
     options.backend.mapBytes = 1 << 30
     options.wal.segmentBytes = 1 << 20
-    options.loop.tickMilliseconds = 10
-    options.loop.backendIntervalMilliseconds = 10
+    options.replica.tickMilliseconds = 10
+    options.replica.backendIntervalMilliseconds = 10
     let node = try Node(options: options) { message in fatalError(message) }
     node.start(sinks: [CollectingSink()])
     #expect(node.waitUntilReady(seconds: 10))
@@ -122,12 +122,12 @@ private func withDirectory(_ body: (String) throws -> Void) throws {
 }
 
 @Test func mailboxRefusesAtItsBoundAndWakesItsConsumer() {
-    let mailbox = Mailbox<Int>(capacity: 2, spinMicroseconds: 0)
+    let mailbox = Mailbox<Int>(capacity: 2)
     #expect(mailbox.offer(1) && mailbox.offer(2))
     #expect(!mailbox.offer(3))
     mailbox.post(4)
     var items: [Int] = []
-    mailbox.take(into: &items, deadline: 0, spin: false)
+    mailbox.take(into: &items, deadline: 0)
     #expect(items == [1, 2, 4])
     let thread = OwnedThread(name: "producer") {
         usleep(20_000)
@@ -135,7 +135,7 @@ private func withDirectory(_ body: (String) throws -> Void) throws {
     }
     items = []
     let start = monotonicNanoseconds()
-    mailbox.take(into: &items, deadline: start + 5_000_000_000, spin: false)
+    mailbox.take(into: &items, deadline: start + 5_000_000_000)
     #expect(items == [5])
     #expect(monotonicNanoseconds() - start < 2_000_000_000)
     thread.join()

@@ -157,25 +157,32 @@ import Testing
 
     @Test func inflightsAgreeWithAQueue() {
         var random = SimulationRandom(seed: 3)
-        var inflights = Inflights(capacity: 20)
-        var model: [LogIndex] = []
+        var inflights = Inflights(capacity: 20, maxBytes: 100)
+        var model: [(last: LogIndex, bytes: Int)] = []
         var next: LogIndex = 100
+        var fullBy = (count: 0, bytes: 0)
         for _ in 0..<5_000 {
             if random.below(3) > 0, !inflights.isFull {
                 next += 1 + UInt64(random.below(3))
-                inflights.add(next)
-                model.append(next)
+                let bytes = random.pick([0, 1, 2, 3, 4, 5, random.below(20) == 0 ? 60 : 0])
+                inflights.add(next, bytes: bytes)
+                model.append((next, bytes))
             } else if random.below(40) == 0 {
                 inflights.removeAll()
                 model = []
             } else {
-                let index = next - UInt64(random.below(10))
+                let index = next - UInt64(random.below(60))
                 inflights.free(through: index)
-                model.removeAll { $0 <= index }
+                model.removeAll { $0.last <= index }
             }
+            let bytes = model.reduce(0) { $0 + $1.bytes }
             #expect(inflights.count == model.count)
-            #expect(inflights.isFull == (model.count == 20))
+            #expect(inflights.bytes == bytes)
+            #expect(inflights.isFull == (model.count == 20 || bytes >= 100))
+            if model.count == 20 { fullBy.count += 1 }
+            if bytes >= 100 { fullBy.bytes += 1 }
         }
+        #expect(fullBy.count > 0 && fullBy.bytes > 0)
     }
 
     @Test func configChangeRoundTripsAndRefusesGarbage() throws {

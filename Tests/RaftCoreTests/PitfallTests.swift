@@ -16,9 +16,8 @@ import Testing
 
     @Test func p01_entriesOfEarlierTermsAreNotCommittedByCounting() throws {
         // As in figure8_commit_rule.txt, seen from the leader of term 3 alone.
-        var log = try RaftLog(
+        let log = try RaftLog(
             snapshotIndex: 1, snapshotTerm: 1, entries: [Entry(index: 2, term: 2, data: [1])])
-        log = try #require(log)
         var core = try RaftCore(
             configuration: RaftConfiguration(id: 1),
             hardState: HardState(term: 2, vote: 0, commit: 1),

@@ -5,14 +5,15 @@ import RaftCore
 /// A command is a line of a verb, the member it concerns and arguments:
 ///
 ///     cluster voters=1,2,3 [learners=4] [join=5] [election=10] [prevote=off] [checkquorum=off]
-///             [inflight=N] [messagebytes=N] [uncommitted=N] [retain=N] [promotion=N] [reads=N]
+///             [inflight=N] [inflightbytes=N] [messagebytes=N] [uncommitted=N] [promotion=N] [reads=N]
+///             [retain=N] [catchup=N] [retainbytes=N] [noprevote=3]
 ///     campaign 1 · tick 1 [n] · ready 1 · persist 1 [batches] · install 1
 ///     deliver 2 [from 1] [n]      hand over messages to 2, oldest first, taking no Ready
 ///     drop 2 [from 1] · duplicate 2
 ///     settle [1,2,3]              ready, persist and deliver among these until quiet, with a trace
 ///     quietly                     the same without a trace
 ///     propose 1 a b c · change 1 [implicit|explicit] voter=4 learner=5 remove=2 | change 1 leave
-///     read 2 77 · transfer 1 2 · compact 1 [index] · reported 1 2 ok|failed · unreachable 1 2
+///     read 2 77 · transfer 1 2 · resign 1 · compact 1 [index] · reported 1 2 ok|failed · unreachable 1 2
 ///     inject 1->2 term=5 newerterm|timeoutnow|heartbeat|prevote|vote
 ///     inject 1->2 term=5 append prev=1@1 commit=1 2@4=payload …
 ///     cut 3 · heal · crash 2 [batches] · restart 2
@@ -113,6 +114,8 @@ struct Scenario {
                 try hosts[position].core.transferLeadership(to: target)
                 return nil
             }
+        case "resign":
+            hosts[position].core.resign()
         case "compact":
             hosts[position].compact(through: try arguments.first.map(number) ?? .max)
             output.append("first=\(hosts[position].core.log.firstIndex)")
@@ -158,6 +161,9 @@ struct Scenario {
             configuration.preVote = options["prevote"] != "off"
             configuration.checkQuorum = options["checkquorum"] != "off"
             configuration.maxRetainedEntries = Int(try number(options["retain"] ?? "0"))
+            configuration.maxCatchUpEntries = Int(try number(options["catchup"] ?? "0"))
+            if let n = options["retainbytes"] { configuration.maxRetainedBytes = Int(try number(n)) }
+            if let n = options["inflightbytes"] { configuration.maxInflightBytes = Int(try number(n)) }
             if let n = options["election"] { configuration.electionTicks = Int(try number(n)) }
             if let n = options["inflight"] { configuration.maxInflightMessages = Int(try number(n)) }
             if let n = options["uncommitted"] { configuration.maxUncommittedBytes = Int(try number(n)) }

@@ -21,6 +21,9 @@ import Testing
             Command.alarm(.activate, member: 3, type: .corrupt)
                 == [1, 8, 0, 0, 0x08, 1, 0x10, 3, 0x18, 2])
         #expect(Command.clusterVersion("3.6.0") == [1, 10, 1, 0] + bytes("3.6.0"))
+        #expect(
+            Command.memberURLs(id: 9, ["a", "b"])
+                == [1, 11, 0, 0, 0x08, 9, 0x1A, 1, 0x61, 0x1A, 1, 0x62])
     }
 
     @Test func everyKindComesBackFromItsBytes() throws {
@@ -37,10 +40,35 @@ import Testing
         }
     }
 
+    @Test func aTagStandsBetweenHeaderAndBodyAndMeansNothing() throws {
+        let tag = [UInt8](1...16)
+        for body in [[], [7], Put("k", "v").message] as [[UInt8]] {
+            let plain = Command.encode(kind: .put, origin: .plugin, body: body)
+            #expect(Command.tagBytes(of: plain) == nil)
+            let tagged = Command.tagged(plain, tag: tag)
+            #expect(tagged == [1, 1, 2, 1] + tag + body)
+            #expect(Command.tagBytes(of: tagged).map { [UInt8]($0) } == tag)
+            try tagged.withUnsafeBytes { bytes in
+                let command = try Command.parse(bytes)
+                #expect(command.kind == .put)
+                #expect(command.origin == .plugin)
+                #expect([UInt8](command.body) == body)
+            }
+        }
+        #expect(Command.tagBytes(of: [1, 1, 0, 1] + [UInt8](repeating: 0, count: 15)) == nil)
+        #expect(Command.tagBytes(of: []) == nil)
+
+        let machine = Machine()
+        machine.apply(
+            Command.tagged(Command.encode(kind: .put, body: Put("k", "v").message), tag: tag))
+        #expect(try machine.pairs() == "[k=v(c2 m2 v1)]")
+    }
+
     @Test(
         arguments: [
-            [1], [1, 1, 0], [0, 1, 0, 0], [2, 1, 0, 0], [1, 0, 0, 0], [1, 11, 0, 0], [1, 255, 0, 0],
-            [1, 1, 3, 0], [1, 1, 0, 1],
+            [1], [1, 1, 0], [0, 1, 0, 0], [2, 1, 0, 0], [1, 0, 0, 0], [1, 12, 0, 0], [1, 255, 0, 0],
+            [1, 1, 3, 0], [1, 1, 0, 2], [1, 1, 0, 3] + [UInt8](repeating: 0, count: 40), [1, 1, 0, 1],
+            [1, 1, 0, 1] + [UInt8](repeating: 0, count: 15),
         ] as [[UInt8]])
     func otherHeadersAreUnknown(_ entry: [UInt8]) {
         let machine = Machine()

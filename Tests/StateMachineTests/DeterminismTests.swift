@@ -21,6 +21,12 @@ import Testing
         var errors: Set<ApplyError> = []
 
         for step in 0..<1500 {
+            if random.below(40) == 0 {
+                let change = commands.membershipChange()
+                let expected = describe(plain.change(change))
+                #expect(describe(leading.change(change)) == expected)
+                #expect(describe(restarting.change(change)) == expected, "step \(step)")
+            }
             let entry = commands.command()
             let result = plain.apply(entry)
             let expected = describe(result)
@@ -38,6 +44,7 @@ import Testing
             case 3: _ = leading.state.leaseRenew(2, now: leading.now)
             case 4...6: restarting.commit()
             case 7...9: _ = restarting.state.compactionStep(maxKeys: 1 + random.below(4))
+            case 11: try restarting.install(from: plain)
             case 10:
                 restarting = try restarting.restarted()
                 restarts += 1
@@ -87,6 +94,15 @@ import Testing
         sameIndex(
             Command.memberUpdate(Member(id: 1, name: "a", peerURLs: [], clientURLs: [])))
         sameIndex(Command.clusterVersion("3.6.0"))
+        for change in [
+            nil, .add(Member(id: 8, name: "", peerURLs: ["a"], clientURLs: [])),
+            .add(Member(id: 8, name: "", peerURLs: ["b"], clientURLs: [])), .remove(7), .promote(7),
+        ] as [MembershipChange?] {
+            let other = Machine()
+            other.found([Member(id: 7, name: "n", peerURLs: ["c"], clientURLs: [], isLearner: true)])
+            other.change(change)
+            hashes.append(other.state.stateHash())
+        }
         sameIndex(Command.compact(revision: 1))
         sameIndex(Command.compact(revision: 2))
         #expect(Set(hashes).count == hashes.count)

@@ -44,6 +44,18 @@ final class MemoryBackend: StateReader {
         }
     }
 
+    func replace(_ bucket: StateBucket, with other: MemoryBackend) {
+        buckets[bucket] = other.buckets[bucket]
+    }
+
+    func replaceRecords(with other: MemoryBackend) {
+        for record in records.values { record.bytes.deallocate() }
+        records = [:]
+        for (revision, record) in other.records {
+            insert(revision, record.isTombstone, record.bytes)
+        }
+    }
+
     func put(_ bucket: StateBucket, _ key: [UInt8], _ value: [UInt8]) {
         buckets[bucket, default: [:]][key] = value
     }
@@ -108,6 +120,31 @@ final class Machine {
         store.beginBatch()
         defer { store.endBatch() }
         return state.apply(index: index, term: term, data: entry, now: now)
+    }
+
+    /// A configuration entry.
+    @discardableResult
+    func change(_ change: MembershipChange?) -> ApplyResult {
+        index += 1
+        store.beginBatch()
+        defer { store.endBatch() }
+        return state.applyMembership(change.map { [$0] } ?? [], index: index, term: term)
+    }
+
+    func found(_ members: [Member]) {
+        index += 1
+        state.found(members: members, index: index, term: term)
+    }
+
+    /// Takes over what another member's backend holds, as after its snapshot.
+    func install(from other: Machine) throws {
+        other.commit()
+        for bucket in StateBucket.allCases { backend.replace(bucket, with: other.backend) }
+        backend.replaceRecords(with: other.backend)
+        state.reset()
+        try state.restore(from: backend)
+        index = state.appliedIndex
+        term = max(term, state.appliedTerm)
     }
 
     /// Writes what changed to the backend.

@@ -1,4 +1,4 @@
-// Property: members and the cluster version are published, bounded, and never nonsense.
+// Property: members and the cluster version are published, and never nonsense.
 // Method: scenarios.
 
 import KVCodec
@@ -25,12 +25,6 @@ import Testing
         machine.apply(Command.memberUpdate(changed))
         changed.peerURLs = one.peerURLs
         #expect(machine.state.members == [changed])
-
-        machine.apply(
-            Command.memberUpdate(
-                Member(id: 2, name: "", peerURLs: ["http://b"], clientURLs: [], isLearner: true)))
-        #expect(machine.state.members.map(\.id) == [2, one.id])
-        #expect(machine.state.members[0].isLearner)
     }
 
     @Test func nonsenseIsMalformed() {
@@ -39,17 +33,6 @@ import Testing
         #expect(machine.apply([1, 9, 1, 0, 0x08, 1, 0x12, 2, 0xC3, 0x28]).error == .malformed)
         #expect(machine.apply([1, 9, 1, 0, 0x08, 1, 0x12, 9, 0x61]).error == .malformed)
         #expect(machine.state.members.isEmpty)
-    }
-
-    @Test func theNumberOfMembersIsBounded() {
-        var configuration = StateMachineConfiguration()
-        configuration.maximumMembers = 1
-        let machine = Machine(configuration)
-        #expect(machine.apply(Command.memberUpdate(one)).error == nil)
-        #expect(machine.apply(Command.memberUpdate(one)).error == nil)
-        var two = one
-        two.id = 2
-        #expect(machine.apply(Command.memberUpdate(two)).error == .tooManyMembers)
     }
 
     @Test func theClusterVersionIsThreeNumbers() {

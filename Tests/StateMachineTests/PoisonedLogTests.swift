@@ -32,6 +32,9 @@ import Testing
             ], else: [.put(Put("n", "2", prevKV: true))])
         add(.txn, nested.message)
         add(.memberUpdate, [0x08, 1, 0x12, 2, 0x61, 0x62, 0x1A, 1, 0x63, 0x22, 1, 0x64, 0x28, 1])
+        commands.append(Command.memberURLs(id: 1, ["http://a", "http://b"]))
+        commands.append(
+            Command.tagged(Command.leaseGrant(id: 9, ttlSeconds: 60), tag: [UInt8](1...16)))
         commands.append(Command.leaseGrant(id: 5, ttlSeconds: 60))
         commands.append(Command.leaseGrant(id: 0x1122_3344_5566_7788, ttlSeconds: 99_999))
         commands.append(

@@ -96,6 +96,9 @@ struct RandomCommands {
             return Command.alarm(
                 random.chance(20) ? .activate : .deactivate, member: UInt64(random.below(2)),
                 type: random.chance(50) ? .noSpace : .corrupt)
+        case ..<99 where random.chance(30):
+            return Command.memberURLs(
+                id: UInt64(1 + random.below(3)), ["http://\(random.below(3))"])
         case ..<99:
             return Command.memberUpdate(
                 Member(
@@ -103,6 +106,22 @@ struct RandomCommands {
                     clientURLs: ["http://\(random.below(9))"]))
         case ..<100 where random.chance(60): return Command.clusterVersion("3.\(random.below(9)).0")
         default: return []
+        }
+    }
+}
+
+extension RandomCommands {
+    mutating func membershipChange() -> MembershipChange? {
+        let id = UInt64(1 + random.below(9))
+        switch random.below(5) {
+        case 0, 1:
+            return .add(
+                Member(
+                    id: id, name: "", peerURLs: ["http://\(random.below(12))"], clientURLs: [],
+                    isLearner: random.chance(50)))
+        case 2: return .remove(id)
+        case 3: return .promote(id)
+        default: return nil
         }
     }
 }

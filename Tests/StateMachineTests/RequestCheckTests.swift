@@ -221,6 +221,11 @@ private func verdict(_ get: Get) -> ApplyError? {
             .leaseExists: "etcdserver: lease already exists",
             .leaseTTLTooLarge: "etcdserver: too large lease TTL",
             .corrupt: "etcdserver: corrupt cluster",
+            .memberNotFound: "etcdserver: member not found",
+            .memberExists: "etcdserver: member ID already exist",
+            .peerURLExists: "etcdserver: Peer URLs already exists",
+            .notLearner: "etcdserver: can only promote a learner member",
+            .tooManyLearners: "etcdserver: too many learner members in cluster",
         ]
         for error in ApplyError.allCases {
             if let text = expected[error] {

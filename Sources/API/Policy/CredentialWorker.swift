@@ -14,7 +14,7 @@ final class CredentialWorker: Sendable {
 
     /// Logins that may wait; one more is refused. It also bounds how much work a flood of logins
     /// can queue.
-    private let jobs = Mailbox<Job>(capacity: 256, spinMicroseconds: 0)
+    private let jobs = Mailbox<Job>(capacity: 256)
     private let thread = Mutex<OwnedThread?>(nil)
 
     func start(_ set: PluginSet) {
@@ -41,7 +41,7 @@ final class CredentialWorker: Sendable {
         var batch: [Job] = []
         while true {
             batch.removeAll(keepingCapacity: true)
-            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+            jobs.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000)
             for job in batch {
                 switch job {
                 case .authenticate(let request, let done):

@@ -170,7 +170,7 @@ final class EventDeliveries {
             type: "", id: "\(term).\(factNumber)", revision: 0, sub: 0, time: wallSeconds,
             source: source)
         switch event {
-        case .revision: return nil
+        case .revision, .restored: return nil
         case .lease(let lease):
             hook.type = lease.kind == .expired ? "lease_expire"
                 : lease.kind == .granted ? "lease_grant" : "lease_revoke"

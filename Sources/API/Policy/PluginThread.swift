@@ -26,12 +26,12 @@ final class PluginThread: Sendable {
 
     /// Where a reload waits for its result.
     private final class Reply: Sendable {
-        let done = Mailbox<String?>(capacity: 1, spinMicroseconds: 0)
+        let done = Mailbox<String?>(capacity: 1)
     }
 
     /// Records and requests that may wait. Best-effort records beyond it are dropped and counted;
     /// requests that need a required record are refused.
-    private let jobs = Mailbox<Job>(capacity: 65_536, spinMicroseconds: 0)
+    private let jobs = Mailbox<Job>(capacity: 65_536)
     private let node: Node
     private let logger: Logger
     private let fatal: FatalHandler
@@ -118,7 +118,7 @@ final class PluginThread: Sendable {
         var result: [String?] = []
         while result.isEmpty {
             reply.done.take(
-                into: &result, deadline: monotonicNanoseconds() &+ 1_000_000_000, spin: false)
+                into: &result, deadline: monotonicNanoseconds() &+ 1_000_000_000)
         }
         if let text = result.first ?? nil { throw PolicyError(description: text) }
     }
@@ -139,7 +139,7 @@ final class PluginThread: Sendable {
         while true {
             batch.removeAll(keepingCapacity: true)
             jobs.take(
-                into: &batch, deadline: min(nextTick, deliveries.nextRetry), spin: false)
+                into: &batch, deadline: min(nextTick, deliveries.nextRetry))
             var records: [AuditRecord] = []
             var waiting: [(@Sendable (String?) -> Void)?] = []
             for job in batch {

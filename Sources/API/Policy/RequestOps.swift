@@ -27,6 +27,12 @@ extension Method {
         case .defragment: .defragment
         case .hash: .hash
         case .hashKV: .hashKV
+        case .moveLeader: .moveLeader
+        case .snapshot: .snapshot
+        case .memberAdd: .memberAdd
+        case .memberRemove: .memberRemove
+        case .memberUpdate: .memberUpdate
+        case .memberPromote: .memberPromote
         case .memberList: .memberList
         case .authStatus: .authStatus
         case .authenticate: .authenticate
@@ -51,9 +57,26 @@ enum RequestOps {
         case .leaseGrant: (request.ttl, request.lease) = try LeaseNumbers.decode(message)
         case .leaseRevoke, .leaseKeepAlive, .leaseTimeToLive:
             request.lease = try LeaseNumbers.decode(message).0
+        case .memberAdd: request.name = try firstText(message, field: 1)
+        case .memberUpdate: request.name = try firstText(message, field: 2)
+        case .memberRemove, .memberPromote, .moveLeader:
+            let id = try LeaseNumbers.decode(message).0
+            request.name = String(UInt64(bitPattern: id), radix: 16)
         default: break
         }
         return request
+    }
+
+    /// The first value of a repeated string; empty when there is none.
+    private static func firstText(
+        _ message: UnsafeRawBufferPointer, field: UInt32
+    ) throws(DecodeError) -> String {
+        var reader = ProtoReader(message)
+        while let tag = try reader.next() {
+            if tag.field == field { return String(decoding: try reader.slice(tag), as: UTF8.self) }
+            try reader.skip(tag)
+        }
+        return ""
     }
 
     /// The message with the operations' fields as they are now.

@@ -56,19 +56,22 @@ extension WAL {
     ///
     /// `replayFrom` is one above the last entry that the state machine has durably applied: entries
     /// below it are not handed out, and a log that ends before it, or begins after it without a
-    /// snapshot marker in between, has lost entries and is refused. `step` is called in log order
+    /// snapshot marker in between, has lost entries and is refused. Entries between `keepFrom` and
+    /// `replayFrom` are handed out as well where the log still has them, for peers that lag. `step` is called in log order
     /// while the log is read; when `open` throws, what it was given must be dropped. All that was
     /// handed out is durable when `open` returns. Throws `.missing`, `.corrupt` with segment and
     /// offset, `.unsupportedVersion`, `.disk`.
     package static func open(
         disk: any Disk, directory: String, configuration: WALConfiguration = WALConfiguration(),
-        replayFrom: UInt64, step: (WALReplayStep) -> Void
+        replayFrom: UInt64, keepFrom: UInt64? = nil, step: (WALReplayStep) -> Void
     ) throws(WALError) -> (wal: WAL, replay: WALReplay) {
         try check(configuration)
         guard try exists(disk: disk, directory: directory) else {
             throw .missing(directory: directory)
         }
-        var recovery = WALRecovery(disk: disk, directory: directory, replayFrom: replayFrom)
+        var recovery = WALRecovery(
+            disk: disk, directory: directory, replayFrom: replayFrom,
+            keepFrom: min(keepFrom ?? replayFrom, replayFrom))
         let names = try onDisk { () throws(DiskError) in
             try disk.createDirectory(directory)
             try removeTemporaries(disk: disk, directory: directory)

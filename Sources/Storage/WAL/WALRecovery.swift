@@ -8,6 +8,8 @@ struct WALRecovery {
     let directory: String
     /// One above the last entry that the state machine has durably applied.
     let replayFrom: UInt64
+    /// Entries from here on are handed out, where the log still has them.
+    let keepFrom: UInt64
     private(set) var segments: [WAL.Segment] = []
     /// The lowest index that the log still has.
     private var firstIndex: UInt64 = 0
@@ -16,10 +18,11 @@ struct WALRecovery {
     /// The last index handed out; 0 for none.
     private var handedOut: UInt64 = 0
 
-    init(disk: any Disk, directory: String, replayFrom: UInt64) {
+    init(disk: any Disk, directory: String, replayFrom: UInt64, keepFrom: UInt64) {
         self.disk = disk
         self.directory = directory
         self.replayFrom = replayFrom
+        self.keepFrom = keepFrom
     }
 
     /// Where reading a segment stopped.
@@ -220,7 +223,7 @@ struct WALRecovery {
                 handedOut = entry.index - 1
             }
         }
-        if entry.index >= replayFrom {
+        if entry.index >= keepFrom {
             step(.entry(entry))
             handedOut = entry.index
         }

@@ -1,0 +1,91 @@
+// Received snapshots on disk: DATA/member/snap/TERM-INDEX.snap, both in 16 hexadecimal digits. A file has
+// this name only once it is whole, checked and durable. It is removed when its state is in the
+// backend; what a crash left behind goes at the next start, after recovery had its use of it.
+
+import KVCodec
+import RaftCore
+import Replica
+import StateMachine
+import Storage
+
+/// The snapshot directory of one member. Stateless; any thread.
+struct SnapshotFiles: Sendable {
+    let directory: String
+
+    func path(index: UInt64, term: UInt64) -> String {
+        "\(directory)/\(Self.hex(term))-\(Self.hex(index)).snap"
+    }
+
+    /// Gives a received file its name for good.
+    func adopt(_ file: String, index: UInt64, term: UInt64) throws(DiskError) -> String {
+        let path = path(index: index, term: term)
+        let disk = PosixDisk()
+        try disk.rename(file, to: path)
+        try disk.synchronizeDirectory(directory)
+        return path
+    }
+
+    func exists(index: UInt64, term: UInt64) -> Bool {
+        let name = "\(Self.hex(term))-\(Self.hex(index)).snap"
+        return (try? PosixDisk().list(directory))?.contains(name) ?? false
+    }
+
+    func remove(index: UInt64, term: UInt64) { try? PosixDisk().remove(path(index: index, term: term)) }
+
+    /// Removes everything; at start, after recovery.
+    func removeAll() {
+        let disk = PosixDisk()
+        for name in (try? disk.list(directory)) ?? [] { try? disk.remove("\(directory)/\(name)") }
+    }
+
+    /// Where the state in a copied backend stands.
+    static func metadata(of image: BackendImage) throws -> SnapshotMetadata {
+        func number(_ key: String) throws -> UInt64 {
+            guard let bytes = try image.get(.meta, key: key), bytes.count == 8 else {
+                throw RecoveryError(description: "the copied backend does not say its \(key)")
+            }
+            return bytes.reduce(0) { $0 << 8 | UInt64($1) }
+        }
+        guard let stored = try image.get(.meta, key: StateKey.confState),
+            let confState = ConfState(stored: [UInt8](stored))
+        else {
+            throw RecoveryError(description: "the copied backend does not say its membership")
+        }
+        return SnapshotMetadata(
+            index: try number(StateKey.appliedIndex), term: try number(StateKey.appliedTerm),
+            confState: confState)
+    }
+
+    private static func hex(_ number: UInt64) -> String {
+        let digits = String(number, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}
+
+/// Recovery over the real backend.
+struct NodeRecovery: RecoveryHost {
+    let backend: Backend
+    let files: SnapshotFiles
+    let fatal: FatalHandler
+
+    func stateReader() throws -> any StateReader {
+        let reader = try backend.makeReader()
+        try reader.renew()
+        return BackendStateReader(reader: reader, fatal: fatal)
+    }
+
+    func commit(_ pending: PendingCommit) throws {
+        try backend.update { transaction throws(BackendError) in
+            try BackendThread.apply(pending, to: transaction)
+        }
+    }
+
+    func installSnapshot(index: UInt64, term: UInt64) throws -> Bool {
+        guard files.exists(index: index, term: term) else { return false }
+        let image = try BackendImage(file: files.path(index: index, term: term))
+        try backend.update { transaction throws(BackendError) in
+            try transaction.replaceAll(with: image)
+        }
+        return true
+    }
+}

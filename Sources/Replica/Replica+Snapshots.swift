@@ -1,0 +1,103 @@
+// Snapshots, out and in.
+//
+// Out: the core asks for one when a peer needs entries that are gone. The copy must hold at least what
+// is applied now, or the peer's next entry might be gone as well; so everything applied is committed
+// first, and the backend is copied after that commit.
+//
+// In: the file is whole, checked and durable before the replica hears of it. Then, in this order, each
+// step durable before the next: the marker in the log that voids the log before it; the state in the
+// backend, in one transaction; the state in memory. A crash after the marker is made good at the
+// next start, which finds the marker ahead of the backend and the file beside it (Recovery.swift).
+
+import RaftCore
+import StateMachine
+
+/// A snapshot on its way into this member.
+struct Installation {
+    enum Stage {
+        /// Accepted by the core; the batch that carries the marker is not handed out yet.
+        case accepted
+        /// The marker is being made durable by this batch.
+        case marking(UInt64)
+        case marked
+        /// The host is loading the backend.
+        case loading
+    }
+
+    var metadata: SnapshotMetadata
+    var stage = Stage.accepted
+}
+
+extension Replica {
+    // MARK: Out
+
+    /// Copies the backend once everything applied is on its way into it.
+    func copyWhenReady(now: UInt64) {
+        guard installing == nil, raft.role == .leader else {
+            for request in owedSnapshots { raft.snapshotReported(to: request.to, succeeded: false) }
+            owedSnapshots.removeAll()
+            return
+        }
+        // One commit at a time; the next turn after it is done comes back here.
+        guard !backend.isCommitting || effects.commit != nil else { return }
+        if effects.commit == nil { commitBackend() }
+        effects.snapshots += owedSnapshots
+        owedSnapshots.removeAll()
+    }
+
+    // MARK: In
+
+    func snapshotArrived(_ message: Message) {
+        guard case .snapshot(let metadata) = message.body else { return }
+        if installing == nil {
+            step(message)
+            if raft.snapshotBeingInstalled == metadata {
+                installing = Installation(metadata: metadata)
+                return
+            }
+        }
+        effects.unusedSnapshot = metadata
+    }
+
+    /// The core hands out the batch that carries the marker.
+    func noteMarker(_ snapshot: SnapshotMetadata, _ sequence: UInt64) {
+        precondition(
+            installing?.metadata == snapshot, "a marker for \(snapshot.index) without its snapshot")
+        installing?.stage = .marking(sequence)
+    }
+
+    /// Loads the backend once the marker is durable and no earlier commit is under way.
+    func installWhenReady() {
+        guard let installing, case .marked = installing.stage, !backend.isCommitting else { return }
+        self.installing?.stage = .loading
+        effects.install = installing.metadata
+    }
+
+    func snapshotInstalled(_ state: any StateReader & Sendable, now: UInt64) {
+        guard let installing, case .loading = installing.stage else { return }
+        machine.reset()
+        do {
+            try machine.restore(from: state)
+        } catch {
+            effects.fatal = "the snapshot at \(installing.metadata.index) cannot be read: \(error)"
+            return
+        }
+        guard machine.appliedIndex == installing.metadata.index else {
+            effects.fatal =
+                "the snapshot at \(installing.metadata.index) holds the state at \(machine.appliedIndex)"
+            return
+        }
+        machine.confState = installing.metadata.confState.encoded()
+        backend.restarted(at: installing.metadata.index)
+        raft.installed(snapshot: installing.metadata)
+        self.installing = nil
+        figures.snapshotsInstalled &+= 1
+        effects.restoredRevision = machine.store.currentRevision
+        // Whoever waits for an entry that the snapshot covers will not see it applied here.
+        waiting.entries.removeAll { answer($0, .refused(.timedOutByLeaderFailure)) }
+        for pending in backend.compactionWaiters { effects.answers.append(pending) }
+        backend.compactionWaiters.removeAll()
+        membershipChanged()
+        serveReads(now: now)
+    }
+}

@@ -1,0 +1,52 @@
+import RaftCore
+import StateMachine
+
+/// Times and bounds of one replica. Times are those of the host's monotonic clock.
+package struct ReplicaConfiguration: Sendable {
+    /// One tick, in milliseconds (`heartbeat-interval`).
+    package var tickMilliseconds: UInt64 = 100
+    /// Ticks of an election timeout (`election-timeout`).
+    package var electionTicks = 10
+    /// Commit to the backend at least this often, in milliseconds (`backend-batch-interval`).
+    package var backendIntervalMilliseconds: UInt64 = 100
+    /// … or after this many records (`backend-batch-limit`).
+    package var backendBatchRecords = 10_000
+    /// A request not answered after this long is answered "request timed out", in milliseconds:
+    /// 5 s and two election timeouts, as etcd.
+    package var requestTimeoutMilliseconds: UInt64 = 7_000
+    /// Index entries looked at in one step of a compaction (`compaction-batch-limit`).
+    package var compactionBatch = 1000
+    /// Pause between two steps, in milliseconds (`compaction-sleep-interval`).
+    package var compactionPauseMilliseconds: UInt64 = 10
+    /// Leases revoked by expiry and not applied yet.
+    package var maxExpiredLeases = 1000
+    package var autoCompaction = AutoCompaction.off
+    /// Applied entries between two releases of log segments (`snapshot-count`).
+    package var snapshotCount: UInt64 = 10_000
+    /// Entries kept in the log behind that (`snapshot-catchup-entries`).
+    package var catchUpEntries: UInt64 = 5_000
+    /// Requests waiting for their entry, for a leader or for the leader's answer; further ones are
+    /// refused (`limits.pending-proposals`).
+    package var maxPendingProposals = 5_000
+    /// Applied bytes not yet in the backend; above it proposals are refused (`limits.pending-bytes`).
+    package var maxPendingBytes = 512 << 20
+    /// Entries applied under one hold of the store's write lock; readers wait at most that long.
+    package var maxEntriesPerApplyBatch = 256
+    /// Bytes of forwarded commands in one message to the leader. One command is always sent.
+    package var maxForwardBytes = 1 << 20
+    /// Membership changes waiting for the one under way; further ones are refused.
+    package var maxQueuedChanges = 16
+    /// Runs of other members whose forwarded requests are remembered, against repetition.
+    package var maxKnownRuns = 1024
+    /// Compactions whose hashes the leader remembers for comparison.
+    package var maxComparedCompactions = 10
+    /// Refuse membership changes that would risk the quorum (`strict-reconfig-check`).
+    package var strictReconfiguration = true
+    /// The cluster version that a leader proposes.
+    package var clusterVersion = ""
+
+    package init() {}
+
+    package var tickNanoseconds: UInt64 { tickMilliseconds &* 1_000_000 }
+    package var electionNanoseconds: UInt64 { tickNanoseconds &* UInt64(max(1, electionTicks)) }
+}

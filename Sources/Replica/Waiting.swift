@@ -1,0 +1,147 @@
+// Who waits for what. Every list is bounded by `ReplicaConfiguration.maxPendingProposals` together, and
+// everything in it is answered: by what it waits for, or when it has waited too long.
+
+import RaftCore
+import StateMachine
+
+/// A command with the moment it arrived.
+struct QueuedProposal {
+    var proposal: Proposal
+    var since: UInt64
+}
+
+/// Who asked: a client of this member, or another member on behalf of one of its own.
+enum Requester {
+    case local(any ReplyWaiter)
+    case peer(NodeID, run: UInt64, number: UInt64)
+}
+
+/// A question that only a confirmed leader may answer.
+enum LeaderQuestion {
+    case renew(Int64)
+    case timeToLive(Int64, withKeys: Bool)
+}
+
+/// Something that is done once leadership was confirmed after it was asked for.
+struct Confirmable {
+    enum Kind {
+        case read(any ReplyWaiter)
+        case question(LeaderQuestion, Requester)
+    }
+
+    var kind: Kind
+    var since: UInt64
+
+    init(_ kind: Kind, since: UInt64) {
+        self.kind = kind
+        self.since = since
+    }
+}
+
+/// What cannot be done before a leader is known.
+enum Parked {
+    case proposal(QueuedProposal)
+    case read(Confirmable)
+    case question(LeaderQuestion, any ReplyWaiter, since: UInt64)
+    case changes([MembershipChange], any ReplyWaiter, since: UInt64)
+
+    var since: UInt64 {
+        switch self {
+        case .proposal(let proposal): proposal.since
+        case .read(let read): read.since
+        case .question(_, _, let since), .changes(_, _, let since): since
+        }
+    }
+}
+
+/// Requests under way.
+struct Waiting {
+    /// Own proposals of a leader, by index.
+    var entries = WaiterQueue()
+    /// What was sent to a leader or waits for a membership change, by its number in this run.
+    /// Numbers ascend with time, so the oldest is found through `taggedOrder`.
+    var tagged: [UInt64: Tagged] = [:]
+    /// Numbers in ascending order; those no longer in `tagged` are passed over.
+    var taggedOrder = NumberQueue()
+    /// In order of arrival.
+    var parked: [Parked] = []
+    /// Under way to be confirmed, by read context; contexts ascend with time.
+    var confirming: [(context: UInt64, batch: [Confirmable])] = []
+    /// When the last leader was lost; 0 when never.
+    var leaderLostAt: UInt64 = 0
+
+    struct Tagged {
+        enum Kind {
+            /// The command itself is kept to be proposed again should the leader refuse it.
+            case proposal(QueuedProposal)
+            case question(LeaderQuestion, any ReplyWaiter)
+            case changes([MembershipChange], any ReplyWaiter)
+        }
+
+        var kind: Kind
+        var since: UInt64
+    }
+
+    mutating func add(_ number: UInt64, _ kind: Tagged.Kind, since: UInt64) {
+        tagged[number] = Tagged(kind: kind, since: since)
+        taggedOrder.append(number)
+    }
+
+    mutating func take(_ number: UInt64) -> Tagged? { tagged.removeValue(forKey: number) }
+
+    mutating func takeConfirming(_ context: UInt64) -> [Confirmable]? {
+        guard let position = confirming.firstIndex(where: { $0.context == context }) else {
+            return nil
+        }
+        return confirming.remove(at: position).batch
+    }
+}
+
+/// Ascending numbers; taking from the front is amortised constant time.
+struct NumberQueue {
+    private var numbers: [UInt64] = []
+    private var head = 0
+
+    var first: UInt64? { head < numbers.count ? numbers[head] : nil }
+
+    mutating func append(_ number: UInt64) { numbers.append(number) }
+
+    mutating func removeFirst() {
+        head += 1
+        if head == numbers.count || head > 1024 && head * 2 > numbers.count {
+            numbers.removeFirst(head)
+            head = 0
+        }
+    }
+}
+
+/// A hand-over that a client asked for.
+struct PendingTransfer {
+    var target: NodeID
+    var waiter: any ReplyWaiter
+}
+
+/// Asks again for a renewal once the checkpoint that must precede it is applied. Never leaves the
+/// replica.
+final class RenewalAfterCheckpoint: ReplyWaiter {
+    let id: Int64
+    let requester: Box
+    let since: UInt64
+
+    /// A requester that may travel with the waiter; it is only touched by the replica.
+    struct Box: @unchecked Sendable {
+        let value: Requester
+    }
+
+    init(_ id: Int64, _ requester: Requester, since: UInt64) {
+        self.id = id
+        self.requester = Box(value: requester)
+        self.since = since
+    }
+
+    var loopIndex: Int { -1 }
+
+    func replicaAnswered(_ answer: ReplicaAnswer) {
+        preconditionFailure("a renewal's checkpoint was answered outside the replica")
+    }
+}
