@@ -174,6 +174,40 @@ def test_health_and_leader_metrics_over_http(cluster):
         assert lines["etcd_server_is_leader"] == ("1" if member is leader else "0")
 
 
+def test_compaction_and_alarms_hold_on_every_member(cluster, prefix):
+    first, second, third = cluster.list()
+    for n in range(5):
+        revision = first.client.put(prefix + b"k", b"%d" % n).header.revision
+    second.client.compact(revision - 1)
+    for member in cluster.list():
+        # Through the log, so a linearizable read sees it done.
+        member.client.get(prefix + b"k")
+        assert failure(member.client.range, prefix + b"k", revision=revision - 2) == (
+            "OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted")
+        assert member.client.get(prefix + b"k", revision=revision - 1).value == b"3"
+    identity = second.id
+    alarm = {"memberID": identity, "alarm": "NOSPACE"}
+    third.client.call("Maintenance.Alarm", action="ACTIVATE", **alarm)
+    try:
+        for member in cluster.list():
+            eventually(lambda: [(a.memberID, a.alarm) for a in member.client.call("Maintenance.Alarm").alarms]
+                       == [(identity, M.AlarmMember(alarm="NOSPACE").alarm)])
+            with refused("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded"):
+                member.client.put(prefix + b"k")
+            member.client.delete(prefix + member.name.encode())
+            assert any("NOSPACE" in error for error in member.status().errors)
+    finally:
+        first.client.call("Maintenance.Alarm", action="DEACTIVATE", **alarm)
+    assert all(accepts(m) for m in cluster.list())
+
+
+def test_each_member_can_be_backed_up(cluster, tmp_path):
+    for member in cluster.list():
+        target = tmp_path / (member.name + ".db")
+        run([ETCDCTL_35, "--endpoints=" + member.address, "snapshot", "save", str(target)])
+        assert target.stat().st_size > 8192
+
+
 # ------------------------------------------------------------------------------------------------- membership
 
 
@@ -349,6 +383,25 @@ def test_a_second_unstarted_member_is_refused(tmp_path, binary):
         code, text = failure(member.client.call, "Cluster.MemberAdd", peerURLs=["http://127.0.0.1:2"])
         assert text == "etcdserver: re-configuration failed due to not enough started members"
         assert code in ("UNKNOWN", "FAILED_PRECONDITION")
+
+
+@pytest.mark.moonraft
+def test_changes_that_follow_each_other_are_all_answered(cluster):
+    """Six at once, through all members: each is done or refused in time, none silently dropped."""
+    settled(cluster.list()[0].client.call, "Cluster.MemberUpdate", ID=cluster.list()[0].id,
+            peerURLs=[cluster.list()[0].peer_url])
+    pending = []
+    for member in cluster.list():
+        other = member.peer_url.replace("127.0.0.1", "localhost")
+        for urls in ([other], [member.peer_url]):
+            pending.append(member.client.future("Cluster.MemberUpdate", ID=member.id, peerURLs=urls, timeout=20))
+    start = time.monotonic()
+    answers = [None if f.exception() is None else (f.exception().code().name, f.exception().details()) for f in pending]
+    assert time.monotonic() - start < 5
+    assert set(answers) <= {None, ("UNAVAILABLE", "etcdserver: unhealthy cluster")}, answers
+    assert None in answers
+    for member in cluster.list():
+        settled(member.client.call, "Cluster.MemberUpdate", ID=member.id, peerURLs=[member.peer_url])
 
 
 # ------------------------------------------------------------------------------------------------- leadership
@@ -555,6 +608,51 @@ def test_a_member_that_is_cut_off_does_not_answer_reads_as_if_it_were_not(cluste
     eventually(lambda: leader.client.get(prefix + b"k", serializable=True).value == b"after", 15)
     # A pre-vote and check-quorum cluster is not disturbed by one who comes back.
     assert cluster.wait_leader() in followers
+
+
+@pytest.mark.moonraft
+def test_a_leader_that_slept_neither_renews_what_has_ended_nor_reads_the_past(cluster, prefix):
+    """Requests reach the leader while it is stopped and after another has written; when it wakes it has been replaced and must know that first."""
+    for round_ in range(3):
+        leader, followers = leader_and_followers(cluster)
+        key, lease = prefix + b"%d" % round_, leader.client.grant(2).ID
+        leader.client.put(key, b"old")
+        leader.client.put(key + b"/leased", b"", lease=lease)
+        leader.freeze()
+        replaced = eventually(lambda: put_somewhere(followers, key, b"new"), 15)
+        # Nobody renewed the lease, so the new leader ends it.
+        eventually(lambda: not found_somewhere(followers, key + b"/leased"), 2 + 3 * ELECTION_SECONDS + 3)
+        call = leader.client._call("Lease.LeaseKeepAlive")(iter([M.LeaseKeepAliveRequest(ID=lease)]), timeout=20)
+        reads = [leader.client.future("KV.Range", key=key, timeout=20) for _ in range(4)]
+        leader.wake()
+        try:
+            assert next(iter(call)).TTL == 0, "renewed what had ended"
+        except grpc.RpcError:
+            pass
+        for read in reads:
+            if read.exception() is None:
+                assert read.result().kvs[0].value == b"new" and read.result().header.revision >= replaced
+        cluster.wait_leader()
+
+
+def put_somewhere(members, key, value):
+    """The revision of a write that one of the members accepts, None when none does."""
+    for member in members:
+        try:
+            return member.client.put(key, value, timeout=1).header.revision
+        except grpc.RpcError:
+            pass
+    return None
+
+
+def found_somewhere(members, key):
+    """Whether a linearizable read finds the key; true as well when no member answers."""
+    for member in members:
+        try:
+            return member.client.get(key, timeout=1) is not None
+        except grpc.RpcError:
+            pass
+    return True
 
 
 def test_a_returning_follower_does_not_depose_the_leader(cluster):
