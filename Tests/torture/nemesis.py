@@ -7,6 +7,7 @@ source, so a seed repeats the same actions (though not the same thread timing).
 import errno
 import random
 import signal
+import threading
 import time
 
 import grpc
@@ -260,11 +261,18 @@ class Nemesis:
             self.isolate(victim)
         else:
             victim.kill()
-        deadline, index = time.monotonic() + self.run.LAG_SECONDS, start
+        index, deadline, enough = start, time.monotonic() + self.run.LAG_SECONDS, threading.Event()
+        writers = [threading.Thread(target=self.fill, args=(enough, [m for m in self.cluster.serving() if m is not victim]),
+                                    daemon=True) for _ in range(self.FILLERS)]
+        for writer in writers:
+            writer.start()
         while index < start + self.run.lag_entries and time.monotonic() < deadline:
-            time.sleep(0.2)
+            time.sleep(0.1)
             statuses = self.cluster.statuses()
             index = max((s.raftIndex for s in statuses.values()), default=index)
+        enough.set()
+        for writer in writers:
+            writer.join(10)
         self.say("  %d entries behind" % (index - start))
         if not isolate:
             victim.spawn()
@@ -274,6 +282,14 @@ class Nemesis:
             self.sleep(0.05, 0.5)
             victim.kill()
             victim.spawn()
+
+    #: Threads that write as fast as they are answered, to get the log forward.
+    FILLERS = 6
+
+    def fill(self, enough, members):
+        while not enough.is_set():
+            if self.run.probe_write(self.chance.choice(members)).outcome != OK:
+                enough.wait(0.05)
 
     def replace_member(self):
         """A learner joins, is promoted, and somebody leaves, perhaps the leader."""

@@ -92,7 +92,7 @@ class Run:
         chance = random.Random(self.seed ^ 0x5EED)
         pending = list(actions or [])
         deadline = time.monotonic() + seconds
-        while pending or (not actions and time.monotonic() < deadline):
+        while pending if actions else time.monotonic() < deadline:
             if not pending:
                 pending = list(choices)
                 chance.shuffle(pending)
