@@ -61,6 +61,7 @@ class Member:
         self.frozen = False
         if self.disk:
             self.disk.clear()
+            self.disk.forget()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ETCD_", "MOONRAFT_"))}
         with open(self.log_path, "ab") as log:
             log.write(b"--- start at %.3f\n" % time.time())
@@ -92,6 +93,11 @@ class Member:
         """kill -9, and wait until the process is gone."""
         self.signal(signal.SIGKILL)
         self.reap(10)
+
+    def lose_power(self, chance):
+        """Kills it, and takes back what it had not synced; returns how many operations that were."""
+        self.kill()
+        return self.disk.lose_power(self.data, chance)
 
     def terminate(self, timeout=20):
         """SIGTERM; returns the exit status."""

@@ -367,6 +367,22 @@ class Nemesis:
         self.say("    it ended with %d" % status)
         self.sleep(0.2, 1.5)
 
+    def lose_power(self):
+        """Some or all members die with what they had not synced."""
+        count = self.chance.choice((1, len(self.cluster.list()), len(self.cluster.list())))
+        for member in self.chance.sample(self.cluster.list(), count):
+            undone = member.lose_power(self.chance)
+            self.say("  %s loses power, and %s unsynced operations" % (member.name, undone))
+        self.sleep(0.0, 1.0)
+
+    def clock_jumps(self):
+        """Wall clocks jump by up to a day, forth and back; leases and elections must not care."""
+        for _ in range(3):
+            member, seconds = self.chance.choice(self.cluster.list()), self.chance.uniform(-86_400, 86_400)
+            self.say("  the clock of %s jumps by %.0f s" % (member.name, seconds))
+            member.disk.jump(seconds)
+            self.sleep(0.5, 2.0)
+
     def disk_slow(self):
         """The leader's syncs take longer than an election timeout: another must lead."""
         leader = self.cluster.wait_leader()
@@ -391,4 +407,4 @@ ACTIONS = [
     "isolate_leader", "isolate_follower", "mute_leader", "deafen_leader", "deafen_follower", "bridge", "majority_ring",
     "flap", "slow_links", "lossy_links", "narrow_links", "lag_until_snapshot", "replace_member",
 ]
-DISK_ACTIONS = ["disk_fails", "disk_slow"]
+DISK_ACTIONS = ["disk_fails", "disk_slow", "lose_power", "clock_jumps"]

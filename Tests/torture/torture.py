@@ -47,7 +47,9 @@ class Run:
         flags = ["--snapshot-count", str(SNAPSHOT_COUNT)]
         catchup = 5000
         if not harness.IS_ETCD:
-            flags, catchup = flags + ["--snapshot-catchup-entries", str(CATCHUP)], CATCHUP
+            # Small segments, so that rotation and truncation are hit too.
+            flags += ["--snapshot-catchup-entries", str(CATCHUP), "--storage.wal-segment-size", "2MiB"]
+            catchup = CATCHUP
         self.lag_entries = SNAPSHOT_COUNT + catchup + 100
         self.history = History()
         self.cluster = Cluster(directory, size, flags, faulty_disks)
