@@ -138,7 +138,8 @@ static void note(uint32_t kind, uint64_t inode, int64_t offset, int64_t size, co
 static int is_journaled(int file, struct stat *status) {
     if (journal < 0 || file <= 2 || file == journal || fstat(file, status) != 0 || !S_ISREG(status->st_mode)) return 0;
     int flags = fcntl(file, F_GETFL);
-    return flags >= 0 && !(flags & (O_SYNC | O_DSYNC)) && (flags & O_ACCMODE) != O_RDONLY;
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) return 0;
+    return !(flags & (O_SYNC | O_DSYNC)) || (control && control->lie);
 }
 
 /* Takes down what [offset, offset + count) holds. A descriptor may be write-only, so it is opened anew to read. */
