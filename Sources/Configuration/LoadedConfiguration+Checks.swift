@@ -99,10 +99,6 @@ extension LoadedConfiguration {
         for url in members.flatMap(\.peerURLs) where !seen.insert(url).inserted {
             throw failure(key, "initial cluster \(InitialMember.text(members)) has duplicate url")
         }
-        guard members.count == 1 else {
-            throw failure(
-                key, "names \(members.count) members; a cluster has one member in this version, name only \"\(name)\"")
-        }
     }
 
     private func checkAdvertised(_ own: InitialMember, _ advertised: [EndpointURL]) throws(ConfigurationError) {

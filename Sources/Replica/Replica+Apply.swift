@@ -74,6 +74,7 @@ extension Replica {
         case .leaseRevoked(_, let expired, _):
             figures.leasesRevoked &+= 1
             if expired { figures.leasesExpired &+= 1 }
+        case .memberUpdated: effects.peers = machine.members
         default: break
         }
     }
@@ -112,7 +113,7 @@ extension Replica {
     }
 
     func membershipChanged() {
-        effects.peers = peers
+        effects.peers = machine.members
         effects.removedPeers = machine.removedMembers
         if machine.isRemoved(raft.id), removedAt == nil { removedAt = lastTick }
     }

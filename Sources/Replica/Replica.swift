@@ -87,7 +87,8 @@ package final class Replica {
         // A compaction that a crash cut short goes on; without one the first step says so.
         backend.isCompacting = machine.store.compactRevision > 0
         divergence = DivergenceCheck(limit: configuration.maxComparedCompactions)
-        effects.peers = peers
+        effects.peers = machine.members
+        effects.removedPeers = machine.removedMembers
         if machine.isRemoved(raft.id) { removedAt = now }
     }
 
@@ -267,9 +268,6 @@ extension Replica {
 
     /// When `tick` is to be called next, in nanoseconds.
     package var nextWake: UInt64 { min(nextTick, backendWake) }
-
-    /// The other members, for the transport.
-    var peers: [Member] { machine.members.filter { $0.id != raft.id } }
 }
 
 /// Counts since start, for metrics.
