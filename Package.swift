@@ -75,7 +75,8 @@ let package = Package(
         .target(
             name: "API",
             dependencies: [
-                "Node", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
+                "Node", "Peering", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire",
+                "Plugins", "Events",
                 "KVCodec", "Metrics", "CSupport", "Configuration",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -102,7 +103,7 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "Events", "MVCC", "StateMachine"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(

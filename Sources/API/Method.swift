@@ -102,7 +102,7 @@ enum Method: Int, CaseIterable {
     /// Methods that this version knows by name but does not serve. They answer Unimplemented.
     var isServed: Bool {
         switch self {
-        case .snapshot, .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
+        case .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
             .userChangePassword, .userGrantRole, .userRevokeRole, .roleAdd, .roleGet, .roleList,
             .roleDelete, .roleGrantPermission, .roleRevokePermission:
             false

@@ -81,8 +81,24 @@ package enum ConfigurationPage {
                 lines.append("\(setting.name) = \(Setting.text(setting.defaultValue))")
             }
         }
+        lines += ["", "# One file can serve all members of a cluster: it lists what differs between them, and --member NAME"]
+        lines.append("# (or MOONRAFT_MEMBER) picks the one that a node is. config/cluster.toml is an example. The keys:")
+        lines += ["#", "# [[cluster.member]]"]
+        for key in Setting.memberKeys {
+            lines += TextWrap.lines(key.setting.reason, width: width - 4).map { "#   # " + $0 }
+            lines.append("# \(key.setting.key.dropFirst("cluster.member.".count)) = \(Self.example(key.setting))")
+        }
         lines += ["", endOfReference]
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    private static func example(_ setting: Setting) -> String {
+        switch setting.key {
+        case "cluster.member.name": TOMLText.quoted("n1")
+        case "cluster.member.data-dir": TOMLText.quoted("n1.moonraft")
+        case let key where key.contains("peer"): "[\(TOMLText.quoted("http://127.0.0.1:2380"))]"
+        default: "[\(TOMLText.quoted("http://127.0.0.1:2379"))]"
+        }
     }
 
     private static func facts(_ setting: Setting) -> String {

@@ -99,6 +99,9 @@ extension LoadedConfiguration {
         for url in members.flatMap(\.peerURLs) where !seen.insert(url).inserted {
             throw failure(key, "initial cluster \(InitialMember.text(members)) has duplicate url")
         }
+        guard members.count <= ClusterMember.maximumCount else {
+            throw failure(key, "names \(members.count) members, expected at most \(ClusterMember.maximumCount)")
+        }
     }
 
     private func checkAdvertised(_ own: InitialMember, _ advertised: [EndpointURL]) throws(ConfigurationError) {

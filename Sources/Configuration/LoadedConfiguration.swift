@@ -26,6 +26,8 @@ package struct LoadedConfiguration: Sendable {
     /// Sentences to log: unknown variables, values that etcd warns about.
     package internal(set) var warnings: [String] = []
     private var origins: [String: Origin] = [:]
+    /// What `[[cluster.member]]` lists, in file order.
+    private var clusterMembers: [ClusterMember] = []
 
     /// Where the value of the setting with this key came from.
     package func origin(of key: String) -> Origin { origins[key] ?? .standard }
@@ -45,6 +47,7 @@ package struct LoadedConfiguration: Sendable {
         if let file {
             try apply(TOMLDocument.parse(text: try readFile(file), file: file))
         }
+        try pickMember(try Self.memberName(flags, environment), flags: flags, environment: environment)
         try apply(environment, flags: flags)
         for occurrence in flags.occurrences {
             set(occurrence.setting, occurrence.value, .flag(occurrence.spelling))
@@ -60,6 +63,59 @@ package struct LoadedConfiguration: Sendable {
     private mutating func set(_ setting: Setting, _ value: Setting.Value, _ origin: Origin) {
         setting.write(&configuration, value)
         origins[setting.key] = origin
+    }
+
+    // MARK: - Which member of the file
+
+    private static let memberVariable = "MOONRAFT_MEMBER"
+
+    private static func memberName(
+        _ flags: CommandLineFlags, _ environment: [String: String]
+    ) throws(ConfigurationError) -> String? {
+        let variable = environment[memberVariable].flatMap { $0.isEmpty ? nil : $0 }
+        if variable != nil && flags.member != nil { throw shadowed(memberVariable) }
+        return flags.member ?? variable
+    }
+
+    /// The names that a file lists by `[[cluster.member]]`, in its order; empty when it lists none.
+    package var memberNames: [String] { clusterMembers.map(\.name) }
+
+    /// Takes what the file says of one member as if it stood in the sections for it.
+    private mutating func pickMember(
+        _ name: String?, flags: CommandLineFlags, environment: [String: String]
+    ) throws(ConfigurationError) {
+        guard let first = clusterMembers.first else {
+            if let name {
+                throw ConfigurationError(
+                    message: "--member \(name): needs a configuration file with [[cluster.member]] tables")
+            }
+            return
+        }
+        let known = memberNames.joined(separator: ", ")
+        for key in Setting.memberKeys.map(\.standsFor) + ["cluster.initial"] where origins[key] != nil {
+            throw failure(key, "differs between members; say it in [[cluster.member]]")
+        }
+        guard let name else {
+            throw ConfigurationError(
+                location: first.location, message: "the file lists the members \(known); pick one by --member NAME")
+        }
+        guard let own = clusterMembers.first(where: { $0.name == name }) else {
+            throw ConfigurationError(
+                location: first.location, message: "--member: no member is called \"\(name)\"; the file lists \(known)")
+        }
+        if let other = flags.occurrences.first(where: { $0.setting.key == "member.name" }) {
+            throw ConfigurationError(message: "\(other.spelling): the name comes from --member \(name)")
+        }
+        for variable in Self.settingsByKey["member.name"]?.environmentNames ?? []
+        where environment[variable]?.isEmpty == false {
+            throw ConfigurationError(message: "\(variable): the name comes from --member \(name)")
+        }
+        for entry in own.values {
+            entry.setting.write(&configuration, entry.value)
+            origins[entry.key] = .file(entry.location)
+        }
+        configuration.cluster.initial = InitialMember.text(clusterMembers.map(\.initialMember))
+        origins["cluster.initial"] = .file(first.location)
     }
 
     // MARK: - File
@@ -100,6 +156,10 @@ package struct LoadedConfiguration: Sendable {
         }
         for name in table.keys {
             guard let value = table[name] else { continue }
+            if section == "cluster", name == "member" {
+                clusterMembers = try ClusterMember.list(value)
+                continue
+            }
             guard let setting = Self.settingsByKey["\(section).\(name)"] else {
                 throw Self.unknownKey("\(section).\(name)", table.keyLocation(name))
             }
@@ -144,7 +204,7 @@ package struct LoadedConfiguration: Sendable {
     private mutating func apply(
         _ environment: [String: String], flags: CommandLineFlags
     ) throws(ConfigurationError) {
-        var known: Set<String> = [Self.fileVariable]
+        var known: Set<String> = [Self.fileVariable, Self.memberVariable]
         let flagged = Set(flags.occurrences.map(\.setting.key))
         for setting in Setting.all {
             known.formUnion(setting.environmentNames)

@@ -41,9 +41,21 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var listen = [EndpointURL(host: "localhost", port: 2380)]
         /// Never empty after loading; sorted.
         package var advertise: [EndpointURL] = []
+
+        package enum PluginMismatch: String, CaseIterable, Sendable {
+            case refuse, warn
+        }
+
+        package var pluginMismatch = PluginMismatch.refuse
+        package var dialTimeout = Duration.seconds(3)
+        /// Messages waiting for one member.
+        package var queueMessages = 4096
+        package var queueBytes = 64 << 20
+        /// Longest time without progress.
+        package var snapshotTimeout = Duration.seconds(30)
     }
 
-    /// What the cluster is at its first start.
+    /// What the cluster is at its first start, and the rules of membership changes.
     package struct Cluster: Equatable, Sendable {
         package enum InitialState: String, CaseIterable, Sendable {
             case new, existing
@@ -55,6 +67,8 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var initialMembers: [InitialMember] = []
         package var initialState = InitialState.new
         package var initialToken = "etcd-cluster"
+        package var strictReconfigurationCheck = true
+        package var maximumLearners = 1
     }
 
     /// Timing and log keeping of consensus.

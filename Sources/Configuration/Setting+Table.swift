@@ -71,13 +71,40 @@ extension Setting {
         .urls(
             "peers.listen", \.peers.listen, flag: "listen-peer-urls",
             """
-            Addresses to accept other members on. A cluster of one member opens no peer port; the addresses are checked.
+            Addresses to accept other members on. An IP address or localhost, never a name, as with clients.
             """),
         .urls(
             "peers.advertise", \.peers.advertise, flag: "initial-advertise-peer-urls",
             """
             Addresses that other members use, part of the member's identity at the first start. Empty means those of \
             peers.listen.
+            """),
+        .choice(
+            "peers.plugin-mismatch", \.peers.pluginMismatch,
+            """
+            What to do about a member whose plugins differ: refuse it, or only warn. Different plugins mean that who \
+            may do what depends on the member a client happens to ask; warn is for the time of a rolling change.
+            """),
+        .duration(
+            "peers.dial-timeout", \.peers.dialTimeout, in: .milliseconds(100)...(.seconds(60)),
+            """
+            Time in which a connection to another member must come about before it is tried again.
+            """),
+        .integer(
+            "peers.queue-messages", \.peers.queueMessages, in: 64...1_000_000, unit: "messages",
+            """
+            Messages that may wait for one member. Beyond it the newest are dropped, which consensus makes good.
+            """),
+        .size(
+            "peers.queue-bytes", \.peers.queueBytes, in: (1 << 20)...(4 << 30),
+            """
+            The same in bytes: the memory that one slow member may cost.
+            """),
+        .duration(
+            "peers.snapshot-timeout", \.peers.snapshotTimeout, in: .seconds(1)...(.seconds(3600)),
+            """
+            Time without progress after which a snapshot on its way to a member is broken off; the leader then sends \
+            another.
             """),
     ]
 
@@ -97,6 +124,18 @@ extension Setting {
             "cluster.initial-token", \.cluster.initialToken, flag: "initial-cluster-token",
             """
             Goes into the cluster id at the first start, so that two clusters made from the same addresses never mix.
+            """),
+        .boolean(
+            "cluster.strict-reconfig-check", \.cluster.strictReconfigurationCheck, flag: "strict-reconfig-check",
+            """
+            Refuse changes of the membership that would leave too few started and connected members to commit \
+            anything. Off only to repair a cluster by hand.
+            """),
+        .integer(
+            "cluster.max-learners", \.cluster.maximumLearners, in: 1...64, unit: "members", flag: "max-learners",
+            """
+            Members without a vote at one time. Each costs the leader another copy of everything. Must be the same on \
+            all members, since it decides whether one may be added.
             """),
     ]
 

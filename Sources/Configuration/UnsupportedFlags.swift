@@ -19,16 +19,21 @@ package enum UnsupportedFlags {
                 "tls-max-version", "experimental-peer-skip-client-san-verification",
             ]),
         Group(
-            reason: "a cluster has one member in this version",
+            reason: "there is no discovery; name the members by --initial-cluster or in [[cluster.member]] tables",
             names: [
                 "discovery-token", "discovery-endpoints", "discovery-dial-timeout", "discovery-request-timeout",
                 "discovery-keepalive-time", "discovery-keepalive-timeout", "discovery-insecure-transport",
                 "discovery-insecure-skip-tls-verify", "discovery-cert", "discovery-key", "discovery-cacert",
-                "discovery-user", "discovery-password", "discovery-srv", "discovery-srv-name", "raft-read-timeout",
-                "raft-write-timeout", "initial-election-tick-advance", "corrupt-check-time", "compact-hash-check-time",
-                "downgrade-check-time", "force-new-cluster", "strict-reconfig-check", "max-learners", "experimental-initial-corrupt-check",
-                "experimental-corrupt-check-time", "experimental-compact-hash-check-enabled",
-                "experimental-compact-hash-check-time", "experimental-downgrade-check-time",
+                "discovery-user", "discovery-password", "discovery-srv", "discovery-srv-name",
+            ]),
+        Group(
+            reason: "connections between members have their own settings, see [peers]",
+            names: ["raft-read-timeout", "raft-write-timeout"]),
+        Group(
+            reason: "members compare hashes after every compaction by themselves",
+            names: [
+                "compact-hash-check-time", "experimental-compact-hash-check-enabled",
+                "experimental-compact-hash-check-time",
             ]),
         Group(
             reason: "etcd itself has dropped it",
@@ -74,6 +79,9 @@ package enum UnsupportedFlags {
         Group(
             reason: "it is not in this version",
             names: [
+                "initial-election-tick-advance", "corrupt-check-time", "downgrade-check-time", "force-new-cluster",
+                "experimental-initial-corrupt-check", "experimental-corrupt-check-time",
+                "experimental-downgrade-check-time",
                 "socket-reuse-port", "socket-reuse-address", "enable-pprof", "metrics", "feature-gates",
                 "enable-distributed-tracing", "distributed-tracing-address", "distributed-tracing-service-name",
                 "distributed-tracing-instance-id", "distributed-tracing-sampling-rate", "set-member-localaddr",

@@ -27,8 +27,9 @@ enum Moonctl {
         subcommands: [
             AlarmCommands.group, AuthCommands.group, CompactionCommand.command,
             DefragCommand.command, DelCommand.command, EndpointCommands.group, GetCommand.command,
-            helpCommand, LeaseCommands.group, MemberCommands.group, PluginCommands.group,
-            PutCommand.command, TxnCommand.command, VersionCommand.command, WatchCommand.command,
+            helpCommand, LeaseCommands.group, MemberCommands.group, MoveLeaderCommand.command,
+            PluginCommands.group, PutCommand.command, SnapshotCommands.group, TxnCommand.command,
+            VersionCommand.command, WatchCommand.command,
         ])
 
     private static var helpCommand: Command {

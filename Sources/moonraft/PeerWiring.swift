@@ -93,7 +93,7 @@ final class PeerWiring: PeerLinks, PeerInbox {
     func received(_ messages: [PeerMessage], from: NodeID) { node.received(messages) }
 
     // The transport notes connections by itself.
-    func peerReachable(_ id: NodeID) {}
+    func peerReachable(_ id: NodeID) { node.peerReachable(id) }
 
     func peerUnreachable(_ id: NodeID) { node.peerUnreachable(id) }
 
@@ -135,6 +135,14 @@ extension NodeOptions {
 extension PeerConfiguration {
     init(_ settings: NodeConfiguration) {
         self.init()
+        let peers = settings.peers
+        pluginPolicy = peers.pluginMismatch == .refuse ? .refuse : .warn
+        connectTimeout = TimeAmount(peers.dialTimeout)
+        maxQueuedMessages = peers.queueMessages
+        maxQueuedBytes = peers.queueBytes
+        snapshotIdleTimeout = TimeAmount(peers.snapshotTimeout)
+        maxSnapshotBytes = UInt64(settings.storage.mapBytes)
+        // An append holds entries up to 1 MiB in all, or one larger entry; a forwarded batch likewise.
         maxFrameBytes = max(maxFrameBytes, settings.limits.maximumRequestBytes * 2 + (8 << 20))
     }
 }

@@ -42,6 +42,7 @@ enum ServeVerb {
                 "stopping", metadata: ["reason": "\(message)\(cause)", "free_bytes": "\(free)"])
             _exit(70)
         }
+        if flags.forcesNewCluster { try forceNewCluster(settings, logger) }
         let running = try RunningNode(loaded, logger: logger, fatal: fatal)
         running.announce()
         while true {
@@ -54,6 +55,23 @@ enum ServeVerb {
                 return
             }
         }
+    }
+
+    /// Cuts the member loose before its data are opened.
+    private static func forceNewCluster(
+        _ settings: NodeConfiguration, _ logger: Logger
+    ) throws {
+        guard let done = try ForceNewCluster.run(NodeOptions(settings)) else {
+            return logger.warning("--force-new-cluster has no effect: the data folder holds no member yet")
+        }
+        logger.warning(
+            "this member goes on alone; start it without --force-new-cluster from now on",
+            metadata: [
+                "member": "\(String(done.memberID, radix: 16))",
+                "cluster": "\(String(done.clusterID, radix: 16))",
+                "dropped": "\(done.dropped.map { String($0, radix: 16) }.joined(separator: ","))",
+                "last_entry": "\(done.lastIndex)",
+            ])
     }
 }
 
@@ -107,6 +125,10 @@ final class RunningNode {
         }
         let cores = settings.transport.eventLoops
         let loops = cores > 0 ? cores : min(4, max(1, ProcessInfo.processInfo.activeProcessorCount))
+        peers = try PeerWiring(
+            node: node, settings: settings, plugins: plugins.set, logger: logger
+        ) { text in Self.leave(text, logger) }
+        let wiring = peers
         if plugins.set.isEmpty {
             policy = nil
             reloader = nil
@@ -116,15 +138,15 @@ final class RunningNode {
                 node: node, logger: logger, fatal: fatal)
             try engine.start()
             policy = engine
-            reloader = Reloader(engine, file: loaded.file, logger: logger, bus: node.bus)
+            reloader = Reloader(engine, file: loaded.file, logger: logger, bus: node.bus) { set in
+                wiring.setPlugins(set)
+            }
         }
         server = try APIServer(
             node: node, options: APIOptions(settings),
             configuration: RPCServerConfiguration(settings), loopCount: loops, policy: policy,
-            admin: reloader?.administration, logger: logger, fatal: fatal)
-        peers = try PeerWiring(
-            node: node, settings: settings, plugins: plugins.set, logger: logger
-        ) { text in Self.leave(text, logger) }
+            admin: reloader?.administration, peers: { wiring.counters }, logger: logger,
+            fatal: fatal)
         node.start(
             sinks: server.sinks, peers: peers,
             note: { level, text in

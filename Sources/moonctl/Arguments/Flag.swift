@@ -101,4 +101,13 @@ enum GoNumber {
         }
         return value
     }
+
+    /// An unsigned 64-bit number in hexadecimal, without sign or prefix, as ParseUint reads it.
+    static func hexadecimal(_ text: String) throws(ValueError) -> UInt64 {
+        let function = "strconv.ParseUint"
+        let isNumber = !text.isEmpty && text.allSatisfy { $0.isASCII && $0.isHexDigit }
+        guard isNumber else { throw .syntax(function, text) }
+        guard let value = UInt64(text, radix: 16) else { throw .range(function, text) }
+        return value
+    }
 }

@@ -1,22 +1,5 @@
 import Wire
 
-/// `member list`.
-enum MemberCommands {
-    static let group = Command(
-        name: "member", usage: "member <subcommand>", summary: "Membership related commands",
-        subcommands: [list])
-
-    private static let list = Command(
-        name: "list", usage: "list", summary: "Lists all members in the cluster"
-    ) { invocation throws(CommandError) in
-        let session = try Session(invocation, printing: Etcdserverpb_MemberListResponse.self)
-        var request = Etcdserverpb_MemberListRequest()
-        request.linearizable = true
-        let reply: Etcdserverpb_MemberListResponse = try await session.call(.memberList, request)
-        try session.print(reply)
-    }
-}
-
 /// `auth status`.
 enum AuthCommands {
     static let group = Command(

@@ -52,7 +52,7 @@ extension Etcdserverpb_MemberListResponse: Report {
 }
 
 extension Etcdserverpb_Member {
-    fileprivate var json: JSONValue {
+    var json: JSONValue {
         var object = JSONObject()
         object.unlessZero("ID", id)
         object.unlessEmpty("name", name)

@@ -79,6 +79,12 @@ enum GoText {
             : "\(tenths / 10).\(tenths % 10) \(names[unit])"
     }
 
+    /// `%16x`: at least 16 characters, with spaces in front.
+    static func hex16(_ number: UInt64) -> String {
+        let digits = String(number, radix: 16)
+        return String(repeating: " ", count: max(0, 16 - digits.count)) + digits
+    }
+
     static func trimmed(_ text: String) -> String {
         var rest = Substring(text)
         while let first = rest.first, first.isWhitespace { rest.removeFirst() }
