@@ -59,6 +59,14 @@ let package = Package(
                 .product(name: "CryptoExtras", package: "swift-crypto"),
             ]),
         .target(
+            name: "Peering",
+            dependencies: [
+                "Replica", "RaftCore", "StateMachine", "Storage", "KVCodec", "CSupport", "Metrics",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
+            ]),
+        .target(
             name: "Node",
             dependencies: [
                 "Replica", "RaftCore", "StateMachine", "MVCC", "Events", "Storage", "Metrics",
@@ -76,7 +84,10 @@ let package = Package(
             ]),
         .executableTarget(
             name: "moonraft", dependencies: [
-                "API", "Node", "Replica", "Events", "Plugins", "Configuration", "RPC", "CSupport",
+                "API", "Node", "Peering", "Replica", "RaftCore", "StateMachine", "Events", "Plugins",
+                "Configuration", "RPC", "CSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
@@ -91,7 +102,7 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "Events", "MVCC", "StateMachine"]),
+        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(
@@ -105,6 +116,14 @@ let package = Package(
         .testTarget(
             name: "WireTests",
             dependencies: ["Wire", .product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .testTarget(
+            name: "PeeringTests",
+            dependencies: [
+                "Peering", "Replica", "RaftCore", "StateMachine", "CSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
+            ]),
         .testTarget(name: "MoonctlTests", dependencies: ["moonctl", "Wire"]),
         .testTarget(
             name: "RPCTests",

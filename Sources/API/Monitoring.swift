@@ -26,6 +26,10 @@ final class Monitoring: Sendable {
     /// Written under `hashes`.
     private let hashDurations = DurationHistogram(
         HistogramBuckets(start: 0.01, factor: 2, count: 15))
+    private let copies = Mutex(0)
+    /// Written under `copies`.
+    private let copyDurations = DurationHistogram(
+        HistogramBuckets(start: 0.01, factor: 2, count: 17))
     /// Ranges that the range thread is reading.
     let longReads = Atomic<Int>(0)
 
@@ -54,6 +58,21 @@ final class Monitoring: Sendable {
 
     func hashed(nanoseconds: UInt64) {
         hashes.withLock { _ in hashDurations.observe(nanoseconds: nanoseconds) }
+    }
+
+    /// Counts a copy of the backend for a client; false when as many as allowed are under way.
+    func beginCopy(limit: Int) -> Bool {
+        copies.withLock { count in
+            if count >= limit { return false }
+            count += 1
+            return true
+        }
+    }
+
+    func endCopy() { copies.withLock { $0 -= 1 } }
+
+    func copied(nanoseconds: UInt64) {
+        copies.withLock { _ in copyDurations.observe(nanoseconds: nanoseconds) }
     }
 
     func write(to out: inout Exposition) {
@@ -95,6 +114,9 @@ final class Monitoring: Sendable {
         out.histogram(
             "etcd_mvcc_hash_rev_duration_seconds",
             "The latency distribution of storage hash by revision operation.", hashDurations)
+        out.histogram(
+            "etcd_disk_backend_snapshot_duration_seconds",
+            "The latency distribution of backend snapshots.", copyDurations)
         out.single(
             "etcd_mvcc_db_open_read_transactions", .gauge,
             "The number of currently open read transactions",

@@ -19,14 +19,26 @@ package struct CommandLineFlags: Sendable {
     package private(set) var occurrences: [Occurrence] = []
     package private(set) var wantsHelp = false
     package private(set) var wantsVersion = false
+    /// `--force-new-cluster`. A flag and nothing else: in a file or a variable it would be found again
+    /// at every start, and drop the members that were added since.
+    package private(set) var forcesNewCluster = false
+    /// Arguments that are no flags, for verbs that take some.
+    package private(set) var operands: [String] = []
 
     /// Reads the arguments that follow the program's name (and its verb).
     ///
+    /// - Parameter takesOperands: whether arguments that are no flags are kept; else they are errors.
     /// - Throws: an error without location that names the flag.
-    package init(_ arguments: [String]) throws(ConfigurationError) {
+    package init(
+        _ arguments: [String], takesOperands: Bool = false
+    ) throws(ConfigurationError) {
         var rest = arguments[...]
         while let argument = rest.popFirst() {
-            guard argument.hasPrefix("-"), argument != "-" else { throw Self.notAFlag(argument) }
+            guard argument.hasPrefix("-"), argument != "-" else {
+                guard takesOperands else { throw Self.notAFlag(argument) }
+                operands.append(argument)
+                continue
+            }
             if argument == "--" {
                 if let next = rest.first { throw Self.notAFlag(next) }
                 break
@@ -59,6 +71,8 @@ package struct CommandLineFlags: Sendable {
             member = try Self.argument(spelling, inline, &rest)
         case "h", "help":
             wantsHelp = true
+        case "force-new-cluster":
+            forcesNewCluster = try Self.truth(spelling, inline)
         case "version":
             wantsVersion = try Self.truth(spelling, inline)
         default:
@@ -115,7 +129,8 @@ package struct CommandLineFlags: Sendable {
         if let refusal = UnsupportedFlags.refusal(name) {
             return ConfigurationError(message: "\(spelling) \(refusal)")
         }
-        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key) + ["config", "help", "member", "version"]
+        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key)
+            + ["config", "force-new-cluster", "help", "member", "version"]
         let hint = EditDistance.nearest(to: name, among: names).map { "; the nearest is --\($0)" } ?? ""
         return ConfigurationError(message: "flag provided but not defined: \(spelling)\(hint)")
     }
@@ -127,6 +142,9 @@ package struct CommandLineFlags: Sendable {
             "      Settings in TOML; environment variables and flags override it.",
             "  --member NAME",
             "      Which [[cluster.member]] of the file this node is.",
+            "  --force-new-cluster",
+            "      Make this member the only one of its cluster and drop the others, which are lost for good. Give it",
+            "      once, see docs/disaster-recovery.md.",
         ]
         for section in Setting.sections {
             lines.append("")

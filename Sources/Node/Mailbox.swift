@@ -37,6 +37,20 @@ package final class Mailbox<Item: Sendable>: Sendable {
         return accepted
     }
 
+    /// Adds items in order as far as the bound allows, with one lock and at most one wake-up.
+    ///
+    /// - Returns: how many were added.
+    package func offer<Source>(_ source: [Source], _ make: (Source) -> Item) -> Int {
+        let added = items.withLock { items -> Int in
+            let room = Swift.min(source.count, Swift.max(0, capacity - items.count))
+            for position in 0..<room { items.append(make(source[position])) }
+            count.store(items.count, ordering: .releasing)
+            return room
+        }
+        if added > 0 { wakeIfSleeping() }
+        return added
+    }
+
     /// Adds an item that must not be lost (completions, stop); there are few of these by design.
     package func post(_ item: Item) {
         items.withLock { items in

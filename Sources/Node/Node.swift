@@ -158,8 +158,14 @@ package final class Node: Sendable {
 
     /// Messages of an authenticated peer. At the mailbox's bound they are dropped, as a network may.
     package func received(_ messages: [PeerMessage]) {
-        for message in messages where !mailbox.offer(.received(message)) { return }
+        let taken = mailbox.offer(messages) { .received($0) }
+        if taken < messages.count {
+            status.droppedMessages.add(UInt64(messages.count - taken), ordering: .relaxed)
+        }
     }
+
+    /// A peer can be sent to again.
+    package func peerReachable(_ id: NodeID) { mailbox.post(.reachable(id)) }
 
     /// The connection to a peer failed.
     package func peerUnreachable(_ id: NodeID) { mailbox.post(.unreachable(id)) }

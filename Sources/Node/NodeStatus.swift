@@ -46,6 +46,8 @@ package final class NodeStatus: Sendable {
 
     /// Messages of peers that consensus refused.
     package let refusedMessages = Atomic<UInt64>(0)
+    /// Messages of peers that found the mailbox full.
+    package let droppedMessages = Atomic<UInt64>(0)
     package let snapshotsInstalled = Atomic<UInt64>(0)
     /// Leaderships given up because the disk stalled.
     package let stallResignations = Atomic<UInt64>(0)

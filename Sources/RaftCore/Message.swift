@@ -24,7 +24,8 @@ package struct Message: Sendable, Equatable {
         case append(AppendRequest)
         case appendResponse(AppendResponse)
         /// `commit` never exceeds what the receiver is known to hold. `round` numbers the leader's
-        /// heartbeats within its term, for read requests.
+        /// heartbeats within its term, for read requests. Round 0 asks for no answer: it only tells
+        /// the commit index, which would come with the next heartbeat anyway.
         case heartbeat(commit: LogIndex, round: UInt64)
         case heartbeatResponse(round: UInt64)
         /// Goes with the state machine's data, which the host streams beside it; the receiving host

@@ -81,10 +81,20 @@ package struct Progress: Sendable {
     func wantsEmptyAppend(commit: LogIndex) -> Bool {
         switch state {
         case .probe: !isProbeOutstanding && (owesAppend || sentCommit < commit)
-        case .replicate: owesAppend || (sentCommit < commit && !inflights.isFull)
+        case .replicate: owesAppend
         case .snapshot: false
         }
     }
+
+    /// The commit index to tell the peer apart from any append, or nil when there is no news that it
+    /// could use. It holds everything up to there, so nothing needs to be compared or answered.
+    func commitNews(_ commit: LogIndex) -> LogIndex? {
+        let usable = min(match, commit)
+        return state == .replicate && usable > sentCommit ? usable : nil
+    }
+
+    /// Notes that the peer was told `commit`.
+    mutating func told(commit: LogIndex) { sentCommit = max(sentCommit, commit) }
 
     /// Asks for an append even if there is nothing new, to learn where the peer is.
     mutating func requestAppend() { owesAppend = true }
@@ -92,7 +102,7 @@ package struct Progress: Sendable {
     /// Notes that an append with `count` entries of `bytes` in all from `next` on was sent.
     mutating func sent(count: Int, bytes: Int, commit: LogIndex) {
         owesAppend = false
-        sentCommit = max(sentCommit, commit)
+        told(commit: commit)
         switch state {
         case .probe:
             isProbeOutstanding = true

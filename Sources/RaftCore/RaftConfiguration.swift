@@ -42,7 +42,7 @@ package struct RaftConfiguration: Sendable, Equatable {
 
     /// Entries kept behind the host's compaction point, whoever may need them; a peer further behind
     /// gets a snapshot.
-    package var maxRetainedEntries: Int = 5_000
+    package var maxRetainedEntries: Int = 20_000
 
     /// Entries a leader keeps behind the compaction point for members that answer but lag, or are
     /// receiving a snapshot: without them, a snapshot that takes longer than `maxRetainedEntries`

@@ -2,7 +2,7 @@
 
 extension RaftCore {
     /// Why an election is held.
-    enum CampaignKind {
+    enum CampaignKind: Sendable {
         /// Ask first, without raising the term.
         case preVote
         case vote
@@ -94,7 +94,7 @@ extension RaftCore {
     /// Takes over that `point` is committed, if that entry is in the log.
     ///
     /// Should this put a membership change in force, the election under way counts on the wrong
-    /// members and ends.
+    /// members: it ends, and another follows as soon as the change is applied.
     private mutating func learnCommitted(_ point: Message.CommitPoint) {
         guard role != .leader, point.index > commitIndex,
             log.term(at: point.index) == point.term
@@ -102,12 +102,20 @@ extension RaftCore {
         raiseCommit(to: point.index)
         if role != .follower, hasUnappliedCommittedChange {
             becomeFollower(term: term, leader: nil)
+            postponedCampaign = configuration.preVote ? .preVote : .vote
         }
     }
 
     /// Whether the members that decide are about to change.
-    private var hasUnappliedCommittedChange: Bool {
+    var hasUnappliedCommittedChange: Bool {
         unappliedConfigChanges.first.map { $0 <= commitIndex } ?? false
+    }
+
+    /// Holds the election that waited for a membership change, unless a leader has been heard of.
+    mutating func campaignIfPostponed() {
+        guard let kind = postponedCampaign, !hasUnappliedCommittedChange else { return }
+        postponedCampaign = nil
+        if role == .follower, leader == nil || kind == .transfer { campaign(kind) }
     }
 
     /// Counts this member's own vote in `electionTerm`, which has become durable.
@@ -127,6 +135,7 @@ extension RaftCore {
         precondition(role != .leader, "a leader asks for pre-votes in term \(term)")
         abandonReads()
         votes = []
+        postponedCampaign = nil
         role = .preCandidate
         leader = nil
         electionElapsed = 0
@@ -183,6 +192,7 @@ extension RaftCore {
         heartbeatElapsed = 0
         randomizeElectionTimeout()
         votes = []
+        postponedCampaign = nil
         transferTarget = nil
         uncommittedBytes = 0
         abandonReads()

@@ -14,11 +14,18 @@ extension RaftCore {
         transferTarget = target
         electionElapsed = 0
         if progress[position].match == log.lastIndex {
-            sendNow(.timeoutNow, to: target, term: term)
+            requestCampaign(at: position)
         } else {
             progress[position].requestAppend()
             outbox.isReplicationDue = true
         }
+    }
+
+    /// Tells the member at `position` to campaign, and before that what is committed: with a
+    /// membership change that it does not know to be in force it could not win.
+    mutating func requestCampaign(at position: Int) {
+        tellCommit(at: position)
+        sendNow(.timeoutNow, to: progress[position].id, term: term)
     }
 
     /// The member to hand leadership to: of the voters that were heard within an election timeout, the one

@@ -40,6 +40,7 @@ extension RaftCore {
             adopt(result)
         }
         leaveJointIfDue()
+        campaignIfPostponed()
         return confState
     }
 

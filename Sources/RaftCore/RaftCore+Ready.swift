@@ -1,8 +1,13 @@
 extension RaftCore {
     /// Whether `takeReady()` may have something to hand out. Cheap.
+    ///
+    /// It changes nothing, but a getter that does not say `mutating` is given a copy of the whole
+    /// core, with a reference count for each of its arrays, when the core is held by a class.
     package var hasReady: Bool {
-        outbox.hasContent || durability.isBatchOwed || hasUnwrittenState
-            || hasDeliverableEntries || outbox.reportedSoftState != softState
+        mutating get {
+            outbox.hasContent || durability.isBatchOwed || hasUnwrittenState
+                || hasDeliverableEntries || outbox.reportedSoftState != softState
+        }
     }
 
     /// Hands out everything outstanding, each thing once.
@@ -28,6 +33,7 @@ extension RaftCore {
     ///
     /// A new commit index alone does not count: losing it costs nothing but a round after a
     /// restart.
+    @inline(__always)
     var hasUnwrittenState: Bool {
         log.hasNewEntries || durability.snapshot != nil
             || durability.writtenTerm != term || durability.writtenVote != vote
@@ -56,6 +62,7 @@ extension RaftCore {
         outbox.messages.append(Message(from: id, to: to, term: term, body: body))
     }
 
+    @inline(__always)
     private var hasDeliverableEntries: Bool {
         pendingInstall == nil && min(commitIndex, log.stableIndex) > deliveredIndex
     }

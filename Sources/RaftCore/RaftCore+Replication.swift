@@ -30,12 +30,21 @@ extension RaftCore {
         for position in progress.indices where progress[position].id != id {
             if let round {
                 let commit = min(progress[position].match, commitIndex)
+                progress[position].told(commit: commit)
                 sendNow(
                     .heartbeat(commit: commit, round: round),
                     to: progress[position].id, term: term)
             }
             sendAppends(at: position, shared: &shared)
+            tellCommit(at: position)
         }
+    }
+
+    /// Tells the member at `position` the commit index, if that is news it can use.
+    mutating func tellCommit(at position: Int) {
+        guard let commit = progress[position].commitNews(commitIndex) else { return }
+        progress[position].told(commit: commit)
+        sendNow(.heartbeat(commit: commit, round: 0), to: progress[position].id, term: term)
     }
 
     /// Sends the member at `position` all it may be sent now.
@@ -92,7 +101,8 @@ extension RaftCore {
         case .rejected(let previous, let hintIndex, let hintTerm):
             // The peer has `hintTerm` at `hintIndex`: skip our entries of later terms below it at
             // once.
-            let candidate = log.lastIndex(upTo: hintIndex, termAtMost: hintTerm)
+            let candidate = min(
+                hintIndex, log.lastIndex(upTo: hintIndex, termAtMost: hintTerm))
             if progress[position].rejected(previous: previous, candidate: candidate) {
                 progress[position].requestAppend()
                 outbox.isReplicationDue = true
@@ -103,7 +113,7 @@ extension RaftCore {
             outbox.isReplicationDue = true
             if isNews { advanceCommit() }
             if transferTarget == peer, progress[position].match == log.lastIndex {
-                sendNow(.timeoutNow, to: peer, term: term)
+                requestCampaign(at: position)
             }
         }
     }
@@ -159,7 +169,7 @@ extension RaftCore {
             throw .commitBeyondLog(commit: commit, lastIndex: log.lastIndex)
         }
         raiseCommit(to: commit)
-        sendNow(.heartbeatResponse(round: round), to: leader, term: term)
+        if round > 0 { sendNow(.heartbeatResponse(round: round), to: leader, term: term) }
     }
 
     private func checkAgreesWithCommitted(

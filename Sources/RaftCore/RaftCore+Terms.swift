@@ -56,6 +56,9 @@ extension RaftCore {
             becomeFollower(term: message.term, leader: message.from)
         case .voteResponse, .appendResponse, .heartbeatResponse, .newerTerm, .timeoutNow,
             .readRequest, .readResponse:
+            // Those are said to a member by members. Whoever was removed may know a higher term,
+            // which must depose nobody.
+            guard position(of: message.from) != nil else { return false }
             becomeFollower(term: message.term, leader: nil)
         }
         return true

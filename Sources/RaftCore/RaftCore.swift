@@ -24,9 +24,10 @@
 //     reported. Stream the state machine's data with it; the metadata may be replaced by those of a
 //     later applied index. When the transfer ends call `snapshotReported(to:succeeded:)`, always.
 //  6. Snapshots in. Step a `snapshot` message only after all of its data has arrived and was verified.
-//     When the snapshot comes back in a `PersistBatch`, make it durable as in duty 2, put it in place
-//     of the state machine and call `installed(snapshot:)`. After a crash in between, finish that
-//     before starting the core.
+//     While `snapshotBeingInstalled` is set apply nothing: what was handed out before is part of the
+//     snapshot, and the membership returned for it would be a later one. When the snapshot comes back
+//     in a `PersistBatch`, make it durable as in duty 2, put it in place of the state machine and call
+//     `installed(snapshot:)`. After a crash in between, finish that before starting the core.
 //  7. Compaction. Call `compactLog(through:)` with an index whose effects are durable outside the log.
 //  8. Time. Call `tick()` at a steady monotonic pace, at most once for each interval that truly passed:
 //     a process that was stopped must not catch up on ticks.
@@ -79,6 +80,8 @@ package struct RaftCore: Sendable {
 
     // Candidates.
     var votes: [(id: NodeID, isGranted: Bool)] = []
+    /// An election to be held once the membership changes known to be committed are applied.
+    var postponedCampaign: CampaignKind?
 
     // Leaders.
     /// One element for each member, sorted by id.
@@ -183,7 +186,10 @@ package struct RaftCore: Sendable {
         case .heartbeatResponse(let round):
             try handleHeartbeatResponse(round: round, from: from)
         case .timeoutNow:
-            if role == .follower, leader == nil || leader == from { campaign(.transfer) }
+            if role == .follower, leader == nil || leader == from {
+                if hasUnappliedCommittedChange { postponedCampaign = .transfer }
+                campaign(.transfer)
+            }
         case .readRequest(let id):
             try handleReadRequest(id: id, from: from)
         case .readResponse(let id, let index):

@@ -3,16 +3,19 @@
 // A leader notes its commit index when a read arrives and must then make sure that it still led at
 // that moment. It numbers its heartbeats in rounds; a read belongs to the next round that is sent,
 // and once a quorum has answered that round or a later one, no other leader can have committed
-// anything before the read arrived. While a round that reads wait for is under way, the next one is
-// put off until it is confirmed or a heartbeat is due: the reads that come meanwhile share it, so
-// the messages are two rounds a round trip at most, however many reads there are. Answers name the round and count only in the term they were
+// anything before the read arrived. Answers name the round and count only in the term they were
 // given in, so an answer to an earlier question can never be taken for one to a later question,
 // however long it was under way and whatever numbers the host uses for its requests.
 //
+// While a round that reads wait for is under way, the next one is put off until it is confirmed or a
+// heartbeat is due. The reads that come meanwhile share it, so there is one such round under way at
+// a time, however many reads there are.
+//
 // Followers ask the leader, all reads of one `Ready` under one number. Asking again under the same
 // number is harmless: any answer the leader ever gives to it names an index that was noted after
-// the reads arrived. Numbers start at a random place in each run, so an answer meant for an earlier
-// run finds nobody.
+// the reads arrived. For the same reason it also answers all reads that came before those of its
+// number, so asking again for the last ones is enough. Numbers start at a random place in each run,
+// so an answer meant for an earlier run finds nobody.
 
 /// The read requests of one member, as leader or as follower.
 struct ReadRequests: Sendable {
@@ -101,26 +104,26 @@ extension RaftCore {
         enqueueRead(origin: peer, context: request)
     }
 
-    /// The leader has answered.
+    /// The leader has answered, and with that also what was asked before.
     mutating func handleReadResponse(id response: UInt64, index: LogIndex) {
         guard role == .follower,
             let position = reads.forwarded.firstIndex(where: { $0.id == response })
         else { return }
-        let answered = reads.forwarded.remove(at: position)
-        if position == reads.forwarded.count { reads.isForwardOpen = false }
-        for context in answered.contexts {
-            reads.contexts.remove(context)
-            outbox.readStates.append(ReadState(context: context, index: index))
+        for answered in reads.forwarded[...position] {
+            for context in answered.contexts {
+                reads.contexts.remove(context)
+                outbox.readStates.append(ReadState(context: context, index: index))
+            }
         }
+        reads.forwarded.removeSubrange(...position)
+        if reads.forwarded.isEmpty { reads.isForwardOpen = false }
     }
 
     /// Asks again for reads whose question or answer may be lost.
     mutating func forwardReadsAgain() {
-        guard let leader, role == .follower else { return }
+        guard let leader, role == .follower, let last = reads.forwarded.last else { return }
         reads.isForwardOpen = false
-        for read in reads.forwarded {
-            sendNow(.readRequest(id: read.id), to: leader, term: term)
-        }
+        sendNow(.readRequest(id: last.id), to: leader, term: term)
     }
 
     /// Answers the reads whose round a quorum has confirmed.

@@ -30,7 +30,7 @@ package struct Effects: Sendable {
     package var answers: [PendingAnswer] = []
     /// Set when role, term or leader changed.
     package var softState: SoftState?
-    /// Set when the membership changed: everybody but this member, for the transport.
+    /// Set at first and when the membership changed: all members, for the transport.
     package var peers: [Member]?
     /// Goes with `peers`: members that were removed, whose connections are to be refused.
     package var removedPeers: [NodeID] = []

@@ -93,6 +93,7 @@ package struct Recovered {
             ) { step in kept.take(step, applied: applied) }
             wal = opened.wal
             tornTail = opened.replay.tornTail
+            kept.voidMembershipChanges(through: machine.forcedMembershipIndex)
             if wal.snapshot.index > applied {
                 try Self.catchUp(machine, with: wal.snapshot, host: host, options: options)
             }
@@ -240,6 +241,17 @@ private struct KeptEntries {
                 if last.index <= applied { appliedBytes -= last.data.count }
                 entries.removeLast()
             }
+        }
+    }
+
+    /// Replaces changes of membership up to `index` by entries without a command. The member was cut
+    /// loose from its cluster when its log ended there: what its members had changed counts no more
+    /// (Node/ForceNewCluster.swift).
+    mutating func voidMembershipChanges(through index: LogIndex) {
+        for position in entries.indices
+        where entries[position].index <= index && entries[position].kind == .configChange {
+            entries[position].kind = .normal
+            entries[position].data = []
         }
     }
 

@@ -28,6 +28,7 @@ extension Replica {
     }
 
     private func apply(_ entry: Entry, _ time: LeaseTime) {
+        if entry.term > waiting.appliedTerm { laterTermApplied(entry.term) }
         switch entry.kind {
         case .normal:
             // Also an entry without a command moves the applied index.
@@ -46,21 +47,30 @@ extension Replica {
     }
 
     private func answer(_ entry: Entry, with result: ApplyResult?) {
-        var waiter = waiting.entries.take(index: entry.index, term: entry.term) { lost in
-            answer(lost, .refused(.leaderChanged))
-        }
+        var queued = takeOwn(entry)
         if let tag = EntryTag(command: entry.data), tag.run == run,
-            case .proposal(let queued)? = waiting.take(tag.number)?.kind
+            case .proposal(let forwarded)? = waiting.take(tag.number)?.kind
         {
-            waiter = queued.proposal.waiter
+            queued = forwarded
         }
-        guard let waiter, let result else { return }
+        guard let waiter = queued?.proposal.waiter, let result else { return }
         let outcome = ReplicaAnswer.applied(result, index: entry.index, term: entry.term)
         if case .compactionStarted(_, physical: true) = result.effect, result.error == nil {
             backend.compactionWaiters.append(PendingAnswer(waiter: waiter, answer: outcome))
         } else {
             answer(waiter, outcome)
         }
+    }
+
+    /// The proposal of this member's own leadership, now or then, that became this entry.
+    private func takeOwn(_ entry: Entry) -> QueuedProposal? {
+        if let queued = waiting.entries.take(
+            index: entry.index, term: entry.term, lost: { proposeAgain($0) })
+        {
+            return queued
+        }
+        if waiting.uncertain.isEmpty { return nil }
+        return waiting.takeUncertain(index: entry.index, term: entry.term)
     }
 
     private func note(_ result: ApplyResult) {
@@ -74,6 +84,7 @@ extension Replica {
         case .leaseRevoked(_, let expired, _):
             figures.leasesRevoked &+= 1
             if expired { figures.leasesExpired &+= 1 }
+        case .memberUpdated: effects.peers = machine.members
         default: break
         }
     }
@@ -92,9 +103,7 @@ extension Replica {
         let confState = raft.applyConfigChange(isInForce ? change : nil, at: entry.index)
         machine.confState = confState.encoded()
         backend.applied(bytes: 0)
-        _ = waiting.entries.take(index: entry.index, term: entry.term) { lost in
-            answer(lost, .refused(.leaderChanged))
-        }
+        _ = takeOwn(entry)
         if isInForce, list != nil { membershipChanged() }
         if list != nil {
             effects.applied.append(
@@ -112,7 +121,7 @@ extension Replica {
     }
 
     func membershipChanged() {
-        effects.peers = peers
+        effects.peers = machine.members
         effects.removedPeers = machine.removedMembers
         if machine.isRemoved(raft.id), removedAt == nil { removedAt = lastTick }
     }

@@ -57,7 +57,14 @@ extension Replica {
         let allowed = configuration.requestTimeoutMilliseconds &* 1_000_000
         guard now > allowed else { return }
         let deadline = now &- allowed
-        waiting.entries.expire(before: deadline) { answer($0, .refused(timeout(before: deadline))) }
+        waiting.entries.expire(before: deadline) { refuse([$0], timeout(before: deadline)) }
+        if waiting.uncertain.contains(where: { $0.proposal.since < deadline }) {
+            let uncertain = waiting.uncertain
+            waiting.uncertain = uncertain.filter { $0.proposal.since >= deadline }
+            for slot in uncertain where slot.proposal.since < deadline {
+                refuse([slot.proposal], timeout(before: deadline))
+            }
+        }
         while let number = waiting.taggedOrder.first {
             if let tagged = waiting.tagged[number] {
                 if tagged.since >= deadline { break }
@@ -158,7 +165,9 @@ extension Replica {
     package func refuseAll(_ error: NodeError) {
         refuse(proposals, error)
         proposals.removeAll()
-        waiting.entries.removeAll { answer($0, .refused(error)) }
+        waiting.entries.removeAll { refuse([$0.proposal], error) }
+        refuse(waiting.uncertain.map(\.proposal), error)
+        waiting.uncertain.removeAll()
         for number in waiting.tagged.keys.sorted() {
             guard let tagged = waiting.take(number) else { continue }
             switch tagged.kind {

@@ -47,11 +47,11 @@ extension Replica {
         guard pendingRequests < configuration.maxPendingProposals else {
             return answer(waiter, .refused(.tooManyRequests))
         }
-        guard let leader = raft.leader, leader != raft.id else {
+        guard let leader = raft.leader, leader != raft.id, !unreachable.contains(leader) else {
             waiting.parked.append(.changes(changes, waiter, since: since))
             return
         }
-        waiting.add(requestNumber, .changes(changes, waiter), since: since)
+        waiting.add(requestNumber, .changes(changes, waiter), term: raft.term, since: since)
         effects.messages.append(
             .request(
                 PeerRequest(
@@ -87,7 +87,8 @@ extension Replica {
             _ = try raft.proposeConfigChange(change)
             if case .local(let waiter) = next.requester {
                 waiting.add(
-                    requestNumber, .changes(next.list.changes, waiter), since: next.since)
+                    requestNumber, .changes(next.list.changes, waiter), term: raft.term,
+                    since: next.since)
                 requestNumber += 1
             }
             return true

@@ -1,9 +1,12 @@
 // Commands on their way into the log: proposed here by a leader, forwarded by a follower, kept while
 // nobody leads.
 //
-// A command is forwarded to one leader in one term. Only when that leader says that it did not
-// append it, and never will, is it proposed again; after a lost connection or a lost answer its
-// outcome is unknown and stays so (reliability.md, pitfall 19).
+// A command is appended by one leader in one term. It is proposed again only when it is certain that
+// its entry never will be applied (reliability.md, pitfall 19), and there are three ways to know:
+// that leader says so; another entry is applied at its index; or an entry of a later term is
+// applied here, for by then everything of earlier terms that will ever be applied has been: the later
+// leader's log held it before its own first entry, or nobody's ever will (leader completeness,
+// thesis 3.6.3). Until then the outcome is unknown, and when its time is up the client is told so.
 
 import RaftCore
 import StateMachine
@@ -20,7 +23,7 @@ extension Replica {
         }
         if raft.role == .leader {
             proposeHere(batch)
-        } else if let leader = raft.leader, leader != raft.id {
+        } else if let leader = raft.leader, leader != raft.id, !unreachable.contains(leader) {
             forward(batch, to: leader)
         } else {
             for proposal in batch { waiting.parked.append(.proposal(proposal)) }
@@ -42,17 +45,15 @@ extension Replica {
         do throws(ProposalError) {
             let range = try raft.propose(batch.map(\.proposal.entry))
             // Those of an earlier term at these indexes wait for entries that this log lost. Another
-            // log may still hold them, so their outcome is unknown.
+            // log may still hold them.
             if waiting.entries.lastIndex >= range.lowerBound {
-                waiting.entries.removeLast(from: range.lowerBound) {
-                    answer($0, .refused(.timedOutByLeaderFailure))
-                }
+                var lost: [WaiterQueue.Slot] = []
+                waiting.entries.removeLast(from: range.lowerBound) { lost.append($0) }
+                waiting.uncertain += lost.reversed()
             }
             var index = range.lowerBound
             for queued in batch {
-                waiting.entries.append(
-                    index: index, term: raft.term, waiter: queued.proposal.waiter,
-                    since: queued.since)
+                waiting.entries.append(index: index, term: raft.term, queued)
                 index += 1
             }
         } catch {
@@ -105,7 +106,8 @@ extension Replica {
             let tag = EntryTag(run: run, number: requestNumber)
             entries.append(Command.tagged(entry, tag: tag.bytes))
             bytes += entry.count + EntryTag.size
-            waiting.add(requestNumber, .proposal(queued), since: queued.since)
+            waiting.add(
+                requestNumber, .proposal(queued), term: raft.term, since: queued.since)
             requestNumber += 1
         }
         send()
@@ -150,9 +152,19 @@ extension Replica {
         if raft.leader != nil { leaderFound(now: now) }
     }
 
-    /// Takes up again what waited for a leader.
+    /// Takes up again what waited for a leader, and asks the new one what the old one was asked.
     func leaderFound(now: UInt64) {
+        let asked = waiting.takeTagged(before: raft.term) { kind in
+            if case .question = kind { return true }
+            return false
+        }
+        for tagged in asked {
+            if case .question(let question, let waiter) = tagged.kind {
+                waiting.parked.append(.question(question, waiter, since: tagged.since))
+            }
+        }
         if waiting.parked.isEmpty || raft.transferTarget != nil { return }
+        if let leader = raft.leader, unreachable.contains(leader) { return }
         let parked = waiting.parked
         waiting.parked.removeAll()
         for item in parked {
@@ -163,6 +175,41 @@ extension Replica {
                 ask(question, .local(waiter), since: since)
             case .changes(let changes, let waiter, let since):
                 changeMembership(changes, .local(waiter), since: since)
+            }
+        }
+    }
+
+    /// Keeps a command whose entry will never be applied for the next leader. The core's own are let
+    /// go: whoever leads makes them anew.
+    func proposeAgain(_ queued: QueuedProposal) {
+        if queued.proposal.waiter != nil { waiting.parked.append(.proposal(queued)) }
+    }
+
+    /// An entry of a later term than any before is being applied.
+    func laterTermApplied(_ term: Term) {
+        waiting.appliedTerm = term
+        // In the order in which they were proposed. Those of this member's own leaderships stand in
+        // the log, so later entries at their index come as well, but perhaps much later.
+        var slots = waiting.uncertain.filter { $0.term < term }
+        waiting.uncertain.removeAll { $0.term < term }
+        waiting.entries.removeAll { slots.append($0) }
+        for slot in slots {
+            if slot.term < term {
+                proposeAgain(slot.proposal)
+            } else {
+                waiting.entries.append(index: slot.index, term: slot.term, slot.proposal)
+            }
+        }
+        let lost = waiting.takeTagged(before: term) { kind in
+            if case .question = kind { return false }
+            return true
+        }
+        for tagged in lost {
+            switch tagged.kind {
+            case .proposal(let queued): proposeAgain(queued)
+            case .changes(let changes, let waiter):
+                waiting.parked.append(.changes(changes, waiter, since: tagged.since))
+            case .question: break
             }
         }
     }

@@ -48,13 +48,10 @@ extension Replica {
     /// Leadership changed while these were under way.
     func abandon(_ context: UInt64) {
         guard let batch = waiting.takeConfirming(context) else { return }
+        // Nothing was done for them yet, so the next leader may be asked as well.
         for item in batch {
-            if case .read(let waiter) = item.kind {
-                figures.failedReads &+= 1
-                answer(waiter, .refused(.leaderChanged))
-            } else {
-                park(item)
-            }
+            if case .read = item.kind { figures.failedReads &+= 1 }
+            park(item)
         }
     }
 
@@ -101,7 +98,7 @@ extension Replica {
         guard pendingRequests < configuration.maxPendingProposals else {
             return answer(waiter, .refused(.tooManyRequests))
         }
-        guard let leader = raft.leader, leader != raft.id else {
+        guard let leader = raft.leader, leader != raft.id, !unreachable.contains(leader) else {
             waiting.parked.append(.question(question, waiter, since: since))
             return
         }
@@ -110,7 +107,7 @@ extension Replica {
             case .renew(let id): .renewLease(id)
             case .timeToLive(let id, let withKeys): .leaseTimeToLive(id, withKeys: withKeys)
             }
-        waiting.add(requestNumber, .question(question, waiter), since: since)
+        waiting.add(requestNumber, .question(question, waiter), term: raft.term, since: since)
         effects.messages.append(
             .request(
                 PeerRequest(

@@ -94,7 +94,18 @@ extension Replica {
         figures.snapshotsInstalled &+= 1
         effects.restoredRevision = machine.store.currentRevision
         // Whoever waits for an entry that the snapshot covers will not see it applied here.
-        waiting.entries.removeAll { answer($0, .refused(.timedOutByLeaderFailure)) }
+        var unseen: [QueuedProposal] = []
+        waiting.entries.removeAll { unseen.append($0.proposal) }
+        unseen += waiting.uncertain.map(\.proposal)
+        waiting.uncertain.removeAll()
+        for tagged in waiting.takeTagged(before: .max, where: { kind in
+            if case .proposal = kind { return true }
+            return false
+        }) {
+            if case .proposal(let queued) = tagged.kind { unseen.append(queued) }
+        }
+        refuse(unseen, .timedOutByLeaderFailure)
+        waiting.appliedTerm = max(waiting.appliedTerm, installing.metadata.term)
         for pending in backend.compactionWaiters { effects.answers.append(pending) }
         backend.compactionWaiters.removeAll()
         membershipChanged()

@@ -38,6 +38,8 @@ package final class Replica {
     /// Per run of another member, the last request number that was taken, and the term it came in.
     var takenRequests: [UInt64: (number: UInt64, term: Term)] = [:]
     var changes = ChangeQueue()
+    /// Members that nothing can be sent to at present.
+    var unreachable: [NodeID] = []
     /// When each member was last heard from.
     var lastHeard: [(id: NodeID, at: UInt64)] = []
     var transfer: PendingTransfer?
@@ -87,7 +89,9 @@ package final class Replica {
         // A compaction that a crash cut short goes on; without one the first step says so.
         backend.isCompacting = machine.store.compactRevision > 0
         divergence = DivergenceCheck(limit: configuration.maxComparedCompactions)
-        effects.peers = peers
+        effects.peers = machine.members
+        effects.removedPeers = machine.removedMembers
+        waiting.appliedTerm = machine.appliedTerm
         if machine.isRemoved(raft.id) { removedAt = now }
     }
 
@@ -114,7 +118,12 @@ package final class Replica {
         case .transferLeadership(let target, let waiter):
             transferLeadership(to: target, waiter, now: now)
         case .received(let message): receive(message, now: now)
-        case .unreachable(let peer): raft.reportUnreachable(peer)
+        case .reachable(let peer):
+            unreachable.removeAll { $0 == peer }
+            if peer == raft.leader { leaderFound(now: now) }
+        case .unreachable(let peer):
+            if !unreachable.contains(peer) { unreachable.append(peer) }
+            raft.reportUnreachable(peer)
         case .persisted(let sequence): persisted(sequence)
         case .backendCommitted(let pending): backendCommitted(pending)
         case .snapshotArrived(let message): snapshotArrived(message)
@@ -202,6 +211,7 @@ package final class Replica {
         }
         if !ready.committed.isEmpty { apply(ready.committed, now: now) }
         for context in ready.abandonedReads { abandon(context) }
+        if raft.leader != nil, !waiting.parked.isEmpty { leaderFound(now: now) }
         if !ready.readStates.isEmpty || !waitingReads.isEmpty {
             waitingReads.append(contentsOf: ready.readStates)
             serveReads(now: now)
@@ -254,7 +264,8 @@ extension Replica {
 
     /// Requests that wait for an entry, a leader or the leader's answer.
     package var pendingRequests: Int {
-        waiting.entries.count + waiting.tagged.count + waiting.parked.count
+        waiting.entries.count + waiting.uncertain.count + waiting.tagged.count
+            + waiting.parked.count
     }
 
     /// Whether a read may be served from the applied state with no round at all: this member is
@@ -267,9 +278,6 @@ extension Replica {
 
     /// When `tick` is to be called next, in nanoseconds.
     package var nextWake: UInt64 { min(nextTick, backendWake) }
-
-    /// The other members, for the transport.
-    var peers: [Member] { machine.members.filter { $0.id != raft.id } }
 }
 
 /// Counts since start, for metrics.

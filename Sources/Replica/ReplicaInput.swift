@@ -71,6 +71,8 @@ package enum ReplicaInput: Sendable {
     case transferLeadership(to: NodeID, any ReplyWaiter)
     /// A peer's message arrived. The transport has authenticated the sender.
     case received(PeerMessage)
+    /// A peer can be sent to again.
+    case reachable(NodeID)
     /// The connection to a peer failed; what was sent last is probably lost.
     case unreachable(NodeID)
     /// The log made everything up to this batch durable.

@@ -2,19 +2,17 @@
 
 import RaftCore
 
-/// Waiters in log order. The leader's own proposals get consecutive indexes, so the queue is in
-/// order by construction and finding the waiter of an applied entry is a look at its front. After a
-/// change of leaders indexes may begin again lower; whoever then waits at or above the new index for
-/// an older term waits for an entry that is lost.
+/// The leader's own proposals in log order. They get consecutive indexes, so the queue is in order by
+/// construction and finding the one of an applied entry is a look at its front. After a change of
+/// leaders indexes may begin again lower; what then stands at or above the new index is taken out.
 package struct WaiterQueue {
-    private struct Slot {
-        var index: LogIndex
-        var term: Term
-        var waiter: (any ReplyWaiter)?
-        var since: UInt64
+    package struct Slot {
+        package var index: LogIndex
+        package var term: Term
+        package var proposal: QueuedProposal
     }
 
-    private var slots: [Slot] = []
+    private var slots: [Slot?] = []
     private var head = 0
     /// Front slots that were answered because they waited too long.
     private var expiredThrough = 0
@@ -23,59 +21,71 @@ package struct WaiterQueue {
 
     package var count: Int { slots.count - head }
 
-    package mutating func append(
-        index: LogIndex, term: Term, waiter: (any ReplyWaiter)?, since: UInt64
-    ) {
-        slots.append(Slot(index: index, term: term, waiter: waiter, since: since))
+    package mutating func append(index: LogIndex, term: Term, _ proposal: QueuedProposal) {
+        slots.append(Slot(index: index, term: term, proposal: proposal))
+        lastIndex = index
     }
 
-    /// The last index waited for, 0 when nobody waits.
-    package var lastIndex: LogIndex { count == 0 ? 0 : slots[slots.count - 1].index }
+    /// The last index that was waited for.
+    package private(set) var lastIndex: LogIndex = 0
 
-    /// The waiter of the entry that was applied at `index`, and those before it whose entry was
-    /// lost to another leader: they are answered by `lost`.
+    /// The proposal whose entry was applied at `index`, if it came from here. Those before it, and one
+    /// of another term at the same index, are given to `lost`: their entries can never be applied.
     package mutating func take(
-        index: LogIndex, term: Term, lost: ((any ReplyWaiter)) -> Void
-    ) -> (any ReplyWaiter)? {
+        index: LogIndex, term: Term, lost: (QueuedProposal) -> Void
+    ) -> QueuedProposal? {
         while head < slots.count {
-            let front = slots[head]
+            guard let front = slots[head] else {
+                head += 1
+                shrink()
+                continue
+            }
             if front.index > index { return nil }
-            slots[head].waiter = nil
+            slots[head] = nil
             head += 1
             defer { shrink() }
-            if front.index == index && front.term == term { return front.waiter }
-            if let waiter = front.waiter { lost(waiter) }
+            if front.index == index && front.term == term { return front.proposal }
+            lost(front.proposal)
         }
         return nil
     }
 
-    /// Takes out those who wait at or above `index`: a new leader's entries replace theirs.
-    package mutating func removeLast(from index: LogIndex, _ body: (any ReplyWaiter) -> Void) {
-        while count > 0, slots[slots.count - 1].index >= index {
-            if let waiter = slots.removeLast().waiter { body(waiter) }
+    /// Takes out what waits at or above `index`.
+    package mutating func removeLast(from index: LogIndex, _ body: (Slot) -> Void) {
+        while count > 0 {
+            if let last = slots[slots.count - 1] {
+                if last.index < index { break }
+                body(last)
+            }
+            slots.removeLast()
         }
         expiredThrough = min(expiredThrough, slots.count)
+        lastIndex = index - min(index, 1)
     }
 
-    /// Answers those that have waited since before `deadline`; their entries may still be applied.
-    package mutating func expire(before deadline: UInt64, _ body: (any ReplyWaiter) -> Void) {
+    /// Takes out those that came before `deadline`; their entries may still be applied.
+    package mutating func expire(before deadline: UInt64, _ body: (QueuedProposal) -> Void) {
         var position = max(head, expiredThrough)
-        while position < slots.count, slots[position].since < deadline {
-            if let waiter = slots[position].waiter { body(waiter) }
-            slots[position].waiter = nil
+        while position < slots.count {
+            if let slot = slots[position] {
+                if slot.proposal.since >= deadline { break }
+                body(slot.proposal)
+                slots[position] = nil
+            }
             position += 1
         }
         expiredThrough = position
     }
 
-    /// Empties the queue, giving every waiter to `body`.
-    package mutating func removeAll(_ body: (any ReplyWaiter) -> Void) {
+    /// Empties the queue in order.
+    package mutating func removeAll(_ body: (Slot) -> Void) {
         for slot in slots[head...] {
-            if let waiter = slot.waiter { body(waiter) }
+            if let slot { body(slot) }
         }
         slots.removeAll()
         head = 0
         expiredThrough = 0
+        lastIndex = 0
     }
 
     private mutating func shrink() {

@@ -4,10 +4,15 @@
 import RaftCore
 import StateMachine
 
-/// A command with the moment it arrived.
-struct QueuedProposal {
-    var proposal: Proposal
-    var since: UInt64
+/// A command with the moment it arrived, in nanoseconds.
+package struct QueuedProposal: Sendable {
+    package var proposal: Proposal
+    package var since: UInt64
+
+    package init(proposal: Proposal, since: UInt64) {
+        self.proposal = proposal
+        self.since = since
+    }
 }
 
 /// Who asked: a client of this member, or another member on behalf of one of its own.
@@ -58,6 +63,12 @@ enum Parked {
 struct Waiting {
     /// Own proposals of a leader, by index.
     var entries = WaiterQueue()
+    /// Own proposals of an earlier leadership whose index has another entry in this log by now, while
+    /// another member may still hold and commit them.
+    var uncertain: [WaiterQueue.Slot] = []
+    /// The term of the last applied entry. Entries of earlier terms that were not applied by then
+    /// never will be.
+    var appliedTerm: Term = 0
     /// What was sent to a leader or waits for a membership change, by its number in this run.
     /// Numbers ascend with time, so the oldest is found through `taggedOrder`.
     var tagged: [UInt64: Tagged] = [:]
@@ -79,12 +90,31 @@ struct Waiting {
         }
 
         var kind: Kind
+        /// The term whose leader it was sent to.
+        var term: Term
         var since: UInt64
     }
 
-    mutating func add(_ number: UInt64, _ kind: Tagged.Kind, since: UInt64) {
-        tagged[number] = Tagged(kind: kind, since: since)
+    mutating func add(_ number: UInt64, _ kind: Tagged.Kind, term: Term, since: UInt64) {
+        tagged[number] = Tagged(kind: kind, term: term, since: since)
         taggedOrder.append(number)
+    }
+
+    /// Takes out, in the order of their numbers, what was sent to leaders of terms before `term` and
+    /// satisfies `condition`.
+    mutating func takeTagged(
+        before term: Term, where condition: (Tagged.Kind) -> Bool
+    ) -> [Tagged] {
+        let numbers = tagged.filter { $0.value.term < term && condition($0.value.kind) }.keys
+        return numbers.sorted().compactMap { tagged.removeValue(forKey: $0) }
+    }
+
+    /// The own proposal whose entry this is, although the log here had given it up.
+    mutating func takeUncertain(index: LogIndex, term: Term) -> QueuedProposal? {
+        guard
+            let position = uncertain.firstIndex(where: { $0.index == index && $0.term == term })
+        else { return nil }
+        return uncertain.remove(at: position).proposal
     }
 
     mutating func take(_ number: UInt64) -> Tagged? { tagged.removeValue(forKey: number) }

@@ -35,6 +35,12 @@ package struct LeaseStatus: Equatable, Sendable {
     package var remainingSeconds: Int64?
     /// Ascending; empty unless asked for.
     package var keys: [[UInt8]]
+
+    package init(grantedTTLSeconds: Int64, remainingSeconds: Int64?, keys: [[UInt8]]) {
+        self.grantedTTLSeconds = grantedTTLSeconds
+        self.remainingSeconds = remainingSeconds
+        self.keys = keys
+    }
 }
 
 /// All leases of a member.

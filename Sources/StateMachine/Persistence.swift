@@ -165,6 +165,7 @@ extension StateMachine {
         appliedIndex = 0
         appliedTerm = 0
         confState = []
+        forcedMembershipIndex = 0
         persistence = PersistenceState()
     }
 
@@ -199,6 +200,9 @@ extension StateMachine {
                 appliedTerm = number
             case StateKey.confState:
                 confState = [UInt8](value)
+            case StateKey.forcedMembershipIndex:
+                guard let number = StateBytes.number(value) else { return false }
+                forcedMembershipIndex = number
             case StateKey.currentRevision:
                 guard let number = StateBytes.number(value), number <= UInt64(Int64.max) else {
                     return false

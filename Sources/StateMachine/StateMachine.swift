@@ -34,6 +34,10 @@ package final class StateMachine {
     /// Raft's configuration as the replica encodes it; stored with the applied index.
     package var confState: [UInt8] = []
 
+    /// Changes of membership in the log up to here are void; 0 unless this member, or the one whose
+    /// snapshot it took over, was cut loose from its cluster. See `StateKey.forcedMembershipIndex`.
+    package internal(set) var forcedMembershipIndex: UInt64 = 0
+
     var persistence = PersistenceState()
 
     /// - Parameter reader: the replica thread's own view of the committed records.

@@ -28,7 +28,8 @@ enum Moonctl {
             AlarmCommands.group, AuthCommands.group, CompactionCommand.command,
             DefragCommand.command, DelCommand.command, EndpointCommands.group, GetCommand.command,
             helpCommand, LeaseCommands.group, MemberCommands.group, MoveLeaderCommand.command,
-            PluginCommands.group, PutCommand.command, TxnCommand.command, VersionCommand.command, WatchCommand.command,
+            PluginCommands.group, PutCommand.command, SnapshotCommands.group, TxnCommand.command,
+            VersionCommand.command, WatchCommand.command,
         ])
 
     private static var helpCommand: Command {

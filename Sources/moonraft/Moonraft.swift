@@ -17,6 +17,7 @@ enum Moonraft {
             case "config": try ConfigVerb.run(rest)
             case "plugin": try PluginVerb.run(rest)
             case "audit": try AuditVerb.run(rest)
+            case "snapshot": try SnapshotVerb.run(rest)
             case "version": print("moonraft \(ProductVersion.moonraft), etcd API \(ProductVersion.server)")
             case "help": print(Usage.text)
             case let other?:
@@ -42,6 +43,9 @@ enum Usage {
                moonraft config --members --config FILE    list the members of a file with their client URLs
                moonraft plugin test|check|digest DIR...   work on plugins
                moonraft audit verify FILE                 check an audit log's hash chain
+               moonraft snapshot status|verify FILE       what a backup holds, and whether it is sound
+               moonraft snapshot restore FILE [flags]     make a data folder of a new cluster from a backup
+               moonraft snapshot save FILE [flags]        back up the data folder of a stopped node
                moonraft version
         """
 }

@@ -42,6 +42,7 @@ enum ServeVerb {
                 "stopping", metadata: ["reason": "\(message)\(cause)", "free_bytes": "\(free)"])
             _exit(70)
         }
+        if flags.forcesNewCluster { try forceNewCluster(settings, logger) }
         let running = try RunningNode(loaded, logger: logger, fatal: fatal)
         running.announce()
         while true {
@@ -54,6 +55,23 @@ enum ServeVerb {
                 return
             }
         }
+    }
+
+    /// Cuts the member loose before its data are opened.
+    private static func forceNewCluster(
+        _ settings: NodeConfiguration, _ logger: Logger
+    ) throws {
+        guard let done = try ForceNewCluster.run(NodeOptions(settings)) else {
+            return logger.warning("--force-new-cluster has no effect: the data folder holds no member yet")
+        }
+        logger.warning(
+            "this member goes on alone; start it without --force-new-cluster from now on",
+            metadata: [
+                "member": "\(String(done.memberID, radix: 16))",
+                "cluster": "\(String(done.clusterID, radix: 16))",
+                "dropped": "\(done.dropped.map { String($0, radix: 16) }.joined(separator: ","))",
+                "last_entry": "\(done.lastIndex)",
+            ])
     }
 }
 
@@ -91,13 +109,16 @@ final class RunningNode {
     private let policy: PolicyEngine?
     private let plugins: LoadedPlugins
     private let reloader: Reloader?
+    private let peers: PeerWiring
 
     init(_ loaded: LoadedConfiguration, logger: Logger, fatal: @escaping FatalHandler) throws {
         self.loaded = loaded
         self.logger = logger
         let settings = loaded.configuration
         plugins = try LoadedPlugins(loaded) { entry in Self.log(entry, to: logger) }
-        node = try Node(options: NodeOptions(settings), fatal: fatal)
+        var options = NodeOptions(settings)
+        options.askOthers(settings, plugins: plugins.set)
+        node = try Node(options: options, fatal: fatal)
         if let cut = node.tornTail {
             logger.warning(
                 "cut an unfinished write from the end of the log", metadata: ["at": "\(cut)"])
@@ -119,14 +140,33 @@ final class RunningNode {
             node: node, options: APIOptions(settings),
             configuration: RPCServerConfiguration(settings), loopCount: loops, policy: policy,
             admin: reloader?.administration, logger: logger, fatal: fatal)
-        node.start(sinks: server.sinks)
-        if !node.waitUntilReady(seconds: 60) {
+        peers = try PeerWiring(
+            node: node, settings: settings, plugins: plugins.set, logger: logger
+        ) { text in Self.leave(text, logger) }
+        node.start(
+            sinks: server.sinks, peers: peers,
+            note: { level, text in
+                switch level {
+                case .info: logger.info("\(text)")
+                case .warning: logger.warning("\(text)")
+                }
+            },
+            removed: { Self.leave("its removal was applied", logger) })
+        // A cluster elects its leader whenever enough members are there; requests wait for it.
+        if node.isSoleVoter, !node.waitUntilReady(seconds: 60) {
             logger.warning("still applying the log; requests will wait")
         }
         try listen(settings.clients.listen, on: server.rpc)
         if !settings.metrics.listen.isEmpty {
             try listen(settings.metrics.listen, on: try server.makeMetricsServer())
         }
+    }
+
+    /// This member was removed from the cluster: it ends as if told to, and cannot start again.
+    private static func leave(_ text: String, _ logger: Logger) {
+        logger.error(
+            "this member has been removed from the cluster", metadata: ["reason": "\(text)"])
+        kill(getpid(), SIGTERM)
     }
 
     private func listen(_ urls: [EndpointURL], on rpc: RPCServer) throws {
@@ -182,6 +222,7 @@ final class RunningNode {
     func stop() throws {
         try server.drain()
         node.stop()
+        peers.close()
         policy?.stop()
         try server.stop()
     }

@@ -93,17 +93,21 @@ private func withDirectory(_ body: (String) throws -> Void) throws {
     }
 }
 
+private func proposal(_ waiter: Waiter?, _ since: UInt64) -> QueuedProposal {
+    QueuedProposal(proposal: Proposal(entry: [], waiter: waiter), since: since)
+}
+
 @Test func waitersGetTheAnswersOfTheirEntries() {
     var queue = WaiterQueue()
     let first = Waiter()
     let second = Waiter()
-    queue.append(index: 5, term: 2, waiter: first, since: 10)
-    queue.append(index: 6, term: 2, waiter: nil, since: 10)
-    queue.append(index: 7, term: 2, waiter: second, since: 20)
+    queue.append(index: 5, term: 2, proposal(first, 10))
+    queue.append(index: 6, term: 2, proposal(nil, 10))
+    queue.append(index: 7, term: 2, proposal(second, 20))
     var lost = 0
     #expect(queue.take(index: 4, term: 2) { _ in lost += 1 } == nil)
-    #expect(queue.take(index: 5, term: 2) { _ in lost += 1 } === first)
-    #expect(queue.take(index: 6, term: 2) { _ in lost += 1 } == nil)
+    #expect(queue.take(index: 5, term: 2) { _ in lost += 1 }?.proposal.waiter === first)
+    #expect(queue.take(index: 6, term: 2) { _ in lost += 1 }?.proposal.waiter == nil)
     #expect(queue.take(index: 7, term: 3) { _ in lost += 1 } == nil, "another leader's entry")
     #expect(lost == 1)
     #expect(queue.count == 0)
@@ -111,8 +115,8 @@ private func withDirectory(_ body: (String) throws -> Void) throws {
 
 @Test func waitersThatWaitTooLongAreAnsweredOnce() {
     var queue = WaiterQueue()
-    queue.append(index: 1, term: 1, waiter: Waiter(), since: 10)
-    queue.append(index: 2, term: 1, waiter: Waiter(), since: 20)
+    queue.append(index: 1, term: 1, proposal(Waiter(), 10))
+    queue.append(index: 2, term: 1, proposal(Waiter(), 20))
     var expired = 0
     queue.expire(before: 15) { _ in expired += 1 }
     queue.expire(before: 15) { _ in expired += 1 }

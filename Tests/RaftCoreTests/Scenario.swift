@@ -14,6 +14,7 @@ import RaftCore
 ///     quietly                     the same without a trace
 ///     propose 1 a b c · change 1 [implicit|explicit] voter=4 learner=5 remove=2 | change 1 leave
 ///     read 2 77 · transfer 1 2 · resign 1 · compact 1 [index] · reported 1 2 ok|failed · unreachable 1 2
+///     restream 1 3                the snapshot under way from 1 to 3 carries the present state of 1
 ///     inject 1->2 term=5 newerterm|timeoutnow|heartbeat|prevote|vote
 ///     inject 1->2 term=5 append prev=1@1 commit=1 2@4=payload …
 ///     cut 3 · heal · crash 2 [batches] · restart 2
@@ -113,6 +114,11 @@ struct Scenario {
             output += outcome { () throws(TransferError) in
                 try hosts[position].core.transferLeadership(to: target)
                 return nil
+            }
+        case "restream":
+            let target = try number(arguments.first)
+            for index in network.indices where network[index].message.to == target {
+                network[index].restream(from: hosts[position])
             }
         case "resign":
             hosts[position].core.resign()

@@ -1,4 +1,4 @@
-import RaftCore
+@testable import RaftCore
 
 /// Named probabilities and sizes of one simulated run, drawn from its seed.
 struct SimulationOptions {
@@ -9,6 +9,10 @@ struct SimulationOptions {
     var maxRetainedEntries: Int
     var maxInflightMessages: Int
     var maxEntriesBytesPerMessage: Int
+    /// Bounds that are usually out of reach: now and then so small that they bite.
+    var isTight: Bool
+    var appliesLater: Bool
+    var heartbeatTicks: Int
     /// Per thousand steps.
     var dropsPerMille: Int
     var duplicatesPerMille: Int
@@ -25,11 +29,14 @@ struct SimulationOptions {
         maxRetainedEntries = random.below(6)
         maxInflightMessages = 1 + random.below(4)
         maxEntriesBytesPerMessage = 1 + random.below(30)
+        isTight = random.below(3) == 0
+        appliesLater = random.below(2) == 0
+        heartbeatTicks = random.pick([1, 1, 2])
         dropsPerMille = random.pick([0, 20, 100, 250])
         duplicatesPerMille = random.pick([0, 50, 150])
         crashesPerMille = random.pick([0, 3, 8])
         partitionsPerMille = random.pick([0, 3, 8])
-        changesPerMille = random.pick([0, 5, 15])
+        changesPerMille = random.pick([0, 100, 600])
     }
 }
 
@@ -49,6 +56,35 @@ struct SimulationRandom {
     mutating func below(_ bound: Int) -> Int { Int(next() >> 33) % bound }
     mutating func pick<T>(_ options: [T]) -> T { options[below(options.count)] }
     mutating func chance(perMille: Int) -> Bool { below(1000) < perMille }
+}
+
+/// How often a run came to the places where Raft goes wrong. A simulation that does not go there proves
+/// nothing about them.
+struct Reached: Equatable {
+    var leaders = 0
+    var resignations = 0
+    var overwrites = 0
+    var snapshots = 0
+    var entriesDuringInstall = 0
+    var jointApplied = 0
+    var leadersRemoved = 0
+    var changesUnappliedAtElection = 0
+    var postponedElections = 0
+    var commitsLearnedFromVotes = 0
+    var batchedReads = 0
+
+    static func + (a: Reached, b: Reached) -> Reached {
+        Reached(
+            leaders: a.leaders + b.leaders, resignations: a.resignations + b.resignations,
+            overwrites: a.overwrites + b.overwrites, snapshots: a.snapshots + b.snapshots,
+            entriesDuringInstall: a.entriesDuringInstall + b.entriesDuringInstall,
+            jointApplied: a.jointApplied + b.jointApplied,
+            leadersRemoved: a.leadersRemoved + b.leadersRemoved,
+            changesUnappliedAtElection: a.changesUnappliedAtElection + b.changesUnappliedAtElection,
+            postponedElections: a.postponedElections + b.postponedElections,
+            commitsLearnedFromVotes: a.commitsLearnedFromVotes + b.commitsLearnedFromVotes,
+            batchedReads: a.batchedReads + b.batchedReads)
+    }
 }
 
 /// A property that must always hold did not.
@@ -79,10 +115,14 @@ struct Simulation {
     private var leaders: [Term: NodeID] = [:]
     private var commitSeen: [LogIndex]
     private var leaderTermSeen: [Term]
+    private var stateSeen: [(isLeader: Bool, isJoint: Bool)]
     /// What each pending read must at least see.
     private var reads: [UInt64: LogIndex] = [:]
     private var nextContext: UInt64 = 1
     private(set) var answeredReads = 0
+    private(set) var reached = Reached()
+    /// The largest payloads are membership changes of three steps.
+    private static let maxPayloadBytes = 30
 
     init(seed: UInt64) throws {
         self.seed = seed
@@ -93,6 +133,17 @@ struct Simulation {
         for id in 1...total {
             var configuration = RaftConfiguration(id: NodeID(id))
             configuration.electionTicks = 5
+            configuration.heartbeatTicks = options.heartbeatTicks
+            configuration.maxCatchUpEntries = random.pick([0, 5, 50])
+            // Members may be configured differently.
+            if options.isTight {
+                configuration.maxRetainedBytes = random.below(12)
+                configuration.maxInflightBytes = 1 + random.below(12)
+                configuration.maxUncommittedBytes = 1 + random.below(20)
+                configuration.maxCommittedBytesPerReady = 1 + random.below(6)
+                configuration.maxHeldMessages = 2 + random.below(6)
+                configuration.maxPendingReads = 1 + random.below(3)
+            }
             configuration.preVote = options.preVote
             configuration.checkQuorum = options.checkQuorum
             configuration.maxRetainedEntries = options.maxRetainedEntries
@@ -102,10 +153,12 @@ struct Simulation {
                 try TestHost(
                     configuration: configuration,
                     founders: id <= options.founders ? members : nil, seed: random.next()))
+            hosts[id - 1].appliesLater = options.appliesLater
         }
         side = Array(repeating: 0, count: total)
         commitSeen = hosts.map(\.core.commitIndex)
         leaderTermSeen = Array(repeating: 0, count: total)
+        stateSeen = Array(repeating: (false, false), count: total)
     }
 
     /// Makes trouble for `steps` steps, then heals everything and demands that the cluster
@@ -131,7 +184,11 @@ struct Simulation {
     // MARK: Trouble
 
     private mutating func disturb() throws {
-        let target = random.below(hosts.count)
+        var target = random.below(hosts.count)
+        // Most of what can be asked of a member makes sense to a leader only.
+        if random.below(3) == 0, let leader = hosts.firstIndex(where: { $0.isUp && $0.core.role == .leader }) {
+            target = leader
+        }
         if random.chance(perMille: options.crashesPerMille) {
             if hosts[target].isUp {
                 hosts[target].crash(keeping: random.below(3), tornEntries: random.below(3))
@@ -155,12 +212,17 @@ struct Simulation {
         case 70..<72: hosts[target].install()
         case 72..<80: propose(on: target)
         case 80..<84: read(on: target)
-        case 84..<86: hosts[target].compact()
+        case 84..<86:
+            hosts[target].compact()
+            try checkRetained(target)
         case 86: try? hosts[target].core.transferLeadership(to: random.pick(hosts).core.id)
         case 87: hosts[target].core.reportUnreachable(random.pick(hosts).core.id)
-        case 88: if random.chance(perMille: 100) { hosts[target].core.campaign() }
-        case 89..<94: if random.chance(perMille: options.changesPerMille * 10) { change(on: target) }
-        default: break
+        case 88 where random.chance(perMille: 100): hosts[target].core.campaign()
+        case 88 where random.chance(perMille: 200): 
+            if hosts[target].core.role == .leader { reached.resignations += 1 }
+            hosts[target].core.resign()
+        case 89..<94: if random.chance(perMille: options.changesPerMille) { change(on: target) }
+        default: hosts[target].apply(1 + random.below(3))
         }
         // Several inputs often share a Ready.
         if random.below(3) > 0 { try takeReady(target) }
@@ -234,9 +296,13 @@ struct Simulation {
         let from = Int(envelope.message.from) - 1
         let to = Int(envelope.message.to) - 1
         let arrives = !isLost && side[from] == side[to] && hosts[to].isUp
+        var envelope = envelope
+        if hosts[from].isUp, random.below(2) == 0 { envelope.restream(from: hosts[from]) }
         if arrives {
+            let before = hosts[to].core
             do throws(StepError) {
                 try hosts[to].step(envelope)
+                note(envelope.message.body, before, hosts[to].core)
             } catch {
                 if error.isFatal { throw failure("\(trace(envelope.message)): \(error)") }
                 if error == .malformed || error == .misaddressed {
@@ -250,10 +316,33 @@ struct Simulation {
         }
     }
 
+    /// Counts what a message led to.
+    private mutating func note(_ body: Message.Body, _ before: RaftCore, _ after: RaftCore) {
+        switch body {
+        case .voteRequest, .voteResponse:
+            if after.commitIndex > before.commitIndex { reached.commitsLearnedFromVotes += 1 }
+            if after.role == .leader, before.role != .leader, !before.unappliedConfigChanges.isEmpty {
+                reached.changesUnappliedAtElection += 1
+            }
+        case .append:
+            if before.snapshotBeingInstalled != nil, after.lastIndex > before.lastIndex {
+                reached.entriesDuringInstall += 1
+            }
+            if after.log.handedOutIndex < before.log.handedOutIndex { reached.overwrites += 1 }
+        default:
+            break
+        }
+        if after.postponedCampaign != nil, before.postponedCampaign == nil {
+            reached.postponedElections += 1
+        }
+    }
+
     private mutating func takeReady(_ target: Int) throws {
         try check(target)
         guard hosts[target].core.hasReady else { return }
         let (ready, sent) = hosts[target].takeReady()
+        if ready.persist?.snapshot != nil { reached.snapshots += 1 }
+        if ready.readStates.count > 1 { reached.batchedReads += 1 }
         for envelope in sent { try checkDurable(envelope.message, at: target) }
         network += sent
         for state in ready.readStates {
@@ -288,12 +377,19 @@ struct Simulation {
     /// and that what it takes for committed is what everybody takes for committed.
     private mutating func check(_ target: Int) throws {
         let core = hosts[target].core
+        try checkBounds(target)
+        if core.confState.isJoint, !stateSeen[target].isJoint { reached.jointApplied += 1 }
+        if stateSeen[target].isLeader, core.role != .leader, !core.confState.isVoter(core.id) {
+            reached.leadersRemoved += 1
+        }
+        stateSeen[target] = (core.role == .leader, core.confState.isJoint)
         if core.role == .leader, leaderTermSeen[target] != core.term {
             leaderTermSeen[target] = core.term
             if let other = leaders[core.term], other != core.id {
                 throw failure("\(other) and \(core.id) lead term \(core.term)")
             }
             leaders[core.term] = core.id
+            reached.leaders += 1
             for entry in history where entry.index > core.log.snapshotIndex {
                 if core.log.term(at: entry.index) != entry.term {
                     throw failure("leader \(core.id) lacks committed \(trace(entry))")
@@ -324,6 +420,33 @@ struct Simulation {
             } else {
                 throw failure("\(core.id) commits \(index) before anybody committed what precedes it")
             }
+        }
+    }
+
+    /// Checks that what was compacted just now holds no more bytes than allowed.
+    private func checkRetained(_ target: Int) throws {
+        let core = hosts[target].core
+        guard core.snapshotBeingInstalled == nil else { return }
+        let limit = min(core.appliedIndex, core.log.stableIndex)
+        guard core.log.firstIndex <= limit else { return }
+        let bytes = (core.log.firstIndex...limit).reduce(0) { $0 + (core.log.entry(at: $1)?.data.count ?? 0) }
+        if bytes > core.configuration.maxRetainedBytes {
+            throw failure("\(core.id) retains \(bytes) bytes")
+        }
+    }
+
+    /// Checks the bounds on what is kept for others and sent ahead.
+    private func checkBounds(_ target: Int) throws {
+        let core = hosts[target].core
+        let configuration = core.configuration
+        for peer in core.progress where core.role == .leader && peer.id != core.id {
+            let last = core.configuration.maxEntriesBytesPerMessage + Self.maxPayloadBytes
+            if peer.inflights.bytes >= configuration.maxInflightBytes + last {
+                throw failure("\(peer.inflights.bytes) bytes under way to \(peer.id)")
+            }
+        }
+        if core.uncommittedBytes > configuration.maxUncommittedBytes + 3 * Self.maxPayloadBytes {
+            throw failure("\(core.uncommittedBytes) bytes uncommitted")
         }
     }
 
@@ -408,6 +531,7 @@ struct Simulation {
             try takeReady(position)
             hosts[position].persist()
             hosts[position].install()
+            hosts[position].apply()
             try takeReady(position)
             try check(position)
         }

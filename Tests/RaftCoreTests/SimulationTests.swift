@@ -25,6 +25,19 @@ import Testing
         #expect(reads > 0, "no read was ever answered, so none was judged")
     }
 
+    /// The runs come to the places that they are meant to judge.
+    @Test func theTroubleIsReal() throws {
+        var reached = Reached()
+        for seed in 0..<150 as Range<UInt64> {
+            var simulation = try Simulation(seed: seed)
+            try simulation.run(steps: 1_500)
+            reached = reached + simulation.reached
+        }
+        for (name, count) in Mirror(reflecting: reached).children {
+            #expect(count as? Int ?? 0 > 0, "never: \(name ?? "?") in \(reached)")
+        }
+    }
+
     /// The same seed gives the same run, or failures could not be replayed.
     @Test(arguments: [3, 141, 592] as [UInt64])
     func seedsReplay(seed: UInt64) throws {

@@ -4,6 +4,19 @@ import RaftCore
 struct Envelope {
     var message: Message
     var data: TestMachine?
+
+    /// Replaces a snapshot by one of what `sender` has applied since, as a host may that starts to stream
+    /// late.
+    mutating func restream(from sender: TestHost) {
+        guard case .snapshot(let old) = message.body, message.from == sender.core.id,
+            sender.machine.appliedIndex >= old.index, sender.core.snapshotBeingInstalled == nil,
+            let term = sender.core.log.term(at: sender.machine.appliedIndex), term <= message.term
+        else { return }
+        data = sender.machine
+        message.body = .snapshot(
+            SnapshotMetadata(
+                index: sender.machine.appliedIndex, term: term, confState: sender.machine.confState))
+    }
 }
 
 /// A state machine that remembers every command, so that histories can be compared.
@@ -64,6 +77,10 @@ struct TestHost {
     /// A durable snapshot that is not in place yet.
     var uninstalled: (metadata: SnapshotMetadata, data: TestMachine)?
     private var received: [LogIndex: TestMachine] = [:]
+    /// Entries handed out and not applied yet; always empty unless `appliesLater`.
+    private(set) var unapplied: [Entry] = []
+    /// Whether entries wait for `apply(_:)` instead of being applied with the `Ready`.
+    var appliesLater = false
 
     /// Starts a founding member, or with nil one that will join.
     init(configuration: RaftConfiguration, founders: ConfState?, seed: UInt64) throws {
@@ -111,9 +128,18 @@ struct TestHost {
             unsynced.append((batch, batch.snapshot.flatMap { received[$0.index] }))
             precondition(batch.snapshot == nil || unsynced.last?.data != nil)
         }
-        for entry in ready.committed { apply(entry) }
-        if let last = ready.committed.last { core.applied(to: last.index) }
+        unapplied += ready.committed
+        if !appliesLater { apply() }
         return (ready, sent)
+    }
+
+    /// Applies the oldest `count` entries handed out, all by default.
+    mutating func apply(_ count: Int = .max) {
+        guard core.snapshotBeingInstalled == nil else { return }
+        let due = unapplied.prefix(count)
+        for entry in due { apply(entry) }
+        unapplied.removeFirst(due.count)
+        if let last = due.last { core.applied(to: last.index) }
     }
 
     mutating func step(_ envelope: Envelope) throws(StepError) {
@@ -136,6 +162,7 @@ struct TestHost {
     mutating func install() {
         guard let (metadata, data) = uninstalled else { return }
         machine = data
+        unapplied = []
         uninstalled = nil
         core.installed(snapshot: metadata)
     }
@@ -156,6 +183,7 @@ struct TestHost {
             disk.write(batch.entries.prefix(tornEntries))
         }
         unsynced = []
+        unapplied = []
         uninstalled = nil
         received = [:]
         isUp = false

@@ -93,7 +93,7 @@ private func member(
         configuration.maximumMembers = 4
         let machine = cluster(configuration)
         machine.change(.add(member(3, "http://c", isLearner: true)))
-        let check = { (change: MembershipChange) in machine.state.checkMembership(change) }
+        let check: (MembershipChange) -> ApplyError? = machine.state.checkMembership
         #expect(check(.add(member(1, "http://a", isLearner: true))) == .memberExists)
         #expect(check(.add(member(4, "http://d", "http://b2", isLearner: true))) == .peerURLExists)
         #expect(check(.add(member(4, "http://d", isLearner: true))) == .tooManyLearners)

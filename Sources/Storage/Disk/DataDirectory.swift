@@ -6,6 +6,7 @@
 /// DATA/member/wal/      the write-ahead log
 /// DATA/member/db/       the backend
 /// DATA/member/snap/     received snapshots
+/// DATA/member/restoring stands while a backup is being restored into this directory
 /// ```
 package struct DataDirectory {
     package let root: String
@@ -20,8 +21,8 @@ package struct DataDirectory {
     /// Makes what is missing, checks what is there, and takes the lock.
     ///
     /// The parent of `root` must exist. The `wal` and `db` directories are made by the log and the
-    /// backend. Throws `.held` when another process has the lock and `.permissions` when a
-    /// directory is open to others.
+    /// backend. Throws `.held` when another process has the lock, `.permissions` when a directory is
+    /// open to others, and `.incomplete` when a restore into it did not come to its end.
     package init(root: String, disk: any Disk) throws(DiskError) {
         self.root = root
         self.disk = disk
@@ -29,6 +30,9 @@ package struct DataDirectory {
         try disk.createDirectory(root + "/member")
         lock = try disk.lock(root + "/member/lock")
         do throws(DiskError) {
+            guard try !disk.list(root + "/member").contains(Self.restoreMarker) else {
+                throw DiskError(.open, path: root, .incomplete)
+            }
             try disk.createDirectory(root + "/member/snap")
             try disk.synchronizeDirectory(root + "/member")
             try disk.synchronizeDirectory(root)
@@ -36,6 +40,22 @@ package struct DataDirectory {
             try? disk.close(lock)
             throw error
         }
+    }
+
+    private static let restoreMarker = "restoring"
+
+    /// From here to `endRestore` nobody else opens the directory, also after a crash.
+    package func beginRestore() throws(DiskError) {
+        try disk.close(disk.open(member + "/" + Self.restoreMarker, .createNew))
+        try disk.synchronizeDirectory(member)
+    }
+
+    /// Everything in the directory is durable and whole.
+    package func endRestore() throws(DiskError) {
+        try disk.synchronizeDirectory(member)
+        try disk.remove(member + "/" + Self.restoreMarker)
+        try disk.synchronizeDirectory(member)
+        try disk.synchronizeDirectory(root)
     }
 
     /// Gives the lock back. The log and the backend must be closed before.

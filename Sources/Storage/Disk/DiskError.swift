@@ -33,6 +33,8 @@ package struct DiskError: Error, Equatable, Sendable {
         case unexpectedEnd
         /// The file was closed by its owner and used again.
         case closed
+        /// A restore into this data directory was interrupted.
+        case incomplete
     }
 
     package let operation: Operation
@@ -65,6 +67,9 @@ extension DiskError: CustomStringConvertible {
             return "cannot \(operation.rawValue) \"\(path)\": the file ends too early"
         case .closed:
             return "cannot \(operation.rawValue) \"\(path)\": it was closed"
+        case .incomplete:
+            return "data directory \"\(path)\" is incomplete: a restore into it was interrupted; remove it and "
+                + "restore again"
         }
     }
 

@@ -31,6 +31,7 @@ struct Method: Sendable {
     static let status = Method("Maintenance/Status", repeatable: true)
     static let hashKV = Method("Maintenance/HashKV", repeatable: true)
     static let defragment = Method("Maintenance/Defragment")
+    static let snapshot = Method("Maintenance/Snapshot")
     static let authStatus = Method("Auth/AuthStatus", repeatable: true)
     static let authenticate = Method("Auth/Authenticate")
 }
