@@ -133,12 +133,8 @@ package final class APIServer: Sendable {
         case .deleteRange: .unary { kv.deleteRange($0, $1) }
         case .txn: .unary { kv.txn($0, $1) }
         case .compact: .unary { kv.compact($0, $1) }
-<<<<<<< HEAD
-        case .rangeStream: .stream { opened($0, context) { call in RangeStreamCall(context) } }
-        case .snapshot: .stream { opened($0, context) { call in SnapshotStream(context) } }
-=======
         case .rangeStream: .stream { opened($0, context) { _ in RangeStreamCall(context) } }
->>>>>>> a58d137d1eadb62e907c49ee61229ae5e196ec34
+        case .snapshot: .stream { opened($0, context) { _ in SnapshotStream(context) } }
         case .watch: .stream { opened($0, context) { call in WatchStream(context, call) } }
         case .leaseGrant: .unary { lease.grant($0, $1) }
         case .leaseRevoke: .unary { lease.revoke($0, $1) }

@@ -102,12 +102,7 @@ enum Method: Int, CaseIterable {
     /// Methods that this version knows by name but does not serve. They answer Unimplemented.
     var isServed: Bool {
         switch self {
-<<<<<<< HEAD
-        case .memberAdd, .memberRemove, .memberUpdate, .memberPromote, .moveLeader,
-            .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
-=======
-        case .snapshot, .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
->>>>>>> a58d137d1eadb62e907c49ee61229ae5e196ec34
+        case .downgrade, .authEnable, .authDisable, .userAdd, .userGet, .userList, .userDelete,
             .userChangePassword, .userGrantRole, .userRevokeRole, .roleAdd, .roleGet, .roleList,
             .roleDelete, .roleGrantPermission, .roleRevokePermission:
             false
