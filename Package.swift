@@ -75,7 +75,8 @@ let package = Package(
         .target(
             name: "API",
             dependencies: [
-                "Node", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire", "Plugins", "Events",
+                "Node", "Peering", "Replica", "StateMachine", "MVCC", "Storage", "RPC", "Wire",
+                "Plugins", "Events",
                 "KVCodec", "Metrics", "CSupport", "Configuration",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),

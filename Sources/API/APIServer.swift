@@ -4,6 +4,7 @@ import Logging
 import NIOCore
 import NIOPosix
 import Node
+import Peering
 import RPC
 import Synchronization
 
@@ -31,7 +32,8 @@ package final class APIServer: Sendable {
     /// Builds all services. The node must be open and not started.
     package init(
         node: Node, options: APIOptions, configuration: RPCServerConfiguration, loopCount: Int,
-        policy: PolicyEngine?, admin: PluginAdministration?, logger: Logger,
+        policy: PolicyEngine?, admin: PluginAdministration?,
+        peers: @escaping @Sendable () -> [PeerCounters], logger: Logger,
         fatal: @escaping FatalHandler
     ) throws {
         self.node = node
@@ -46,7 +48,8 @@ package final class APIServer: Sendable {
         let slow = options.slowRequestNanoseconds
         let monitoring = Monitoring()
         let collector = MetricsCollector(
-            node: node, options: options, policy: policy, admin: admin, monitoring: monitoring)
+            node: node, options: options, policy: policy, admin: admin, monitoring: monitoring,
+            peers: peers)
         self.collector = collector
         rpc = try RPCServer(group: group, configuration: configuration) { loop in
             do {
@@ -194,11 +197,13 @@ final class MetricsCollector: @unchecked Sendable {
     let admin: PluginAdministration?
 
     private let monitoring: Monitoring
+    private let peers: @Sendable () -> [PeerCounters]
 
     init(
         node: Node, options: APIOptions, policy: PolicyEngine?, admin: PluginAdministration?,
-        monitoring: Monitoring
+        monitoring: Monitoring, peers: @escaping @Sendable () -> [PeerCounters]
     ) {
+        self.peers = peers
         self.monitoring = monitoring
         self.node = node
         self.options = options
@@ -225,10 +230,12 @@ final class MetricsCollector: @unchecked Sendable {
         let node = node
         let options = options
         let monitoring = monitoring
+        let peers = peers()
         let extra = policy?.metricsText(on: eventLoop) ?? eventLoop.makeSucceededFuture("")
         return EventLoopFuture.whenAllSucceed(parts, on: eventLoop).and(extra).map { loops, extra in
             MetricsEndpoint.text(
-                node: node, options: options, loops: loops, monitoring: monitoring, extra: extra)
+                node: node, options: options, loops: loops, monitoring: monitoring, peers: peers,
+                extra: extra)
         }
     }
 }

@@ -4,6 +4,7 @@
 import CSupport
 import Metrics
 import Node
+import Peering
 import RPC
 import StateMachine
 
@@ -24,7 +25,7 @@ struct LoopFigures: Sendable {
 enum MetricsEndpoint {
     static func text(
         node: Node, options: APIOptions, loops: [LoopFigures], monitoring: Monitoring,
-        extra: String
+        peers: [PeerCounters], extra: String
     ) -> [UInt8] {
         var out = Exposition()
         var rpc = loops.first?.rpc
@@ -37,6 +38,7 @@ enum MetricsEndpoint {
         clients(loops, &out)
         durations(loops, &out)
         monitoring.write(to: &out)
+        PeerMetrics.write(peers, node: node, to: &out)
         process(&out)
         out.append(extra)
         return [UInt8](out.text.utf8)

@@ -135,6 +135,14 @@ extension NodeOptions {
 extension PeerConfiguration {
     init(_ settings: NodeConfiguration) {
         self.init()
+        let peers = settings.peers
+        pluginPolicy = peers.pluginMismatch == .refuse ? .refuse : .warn
+        connectTimeout = TimeAmount(peers.dialTimeout)
+        maxQueuedMessages = peers.queueMessages
+        maxQueuedBytes = peers.queueBytes
+        snapshotIdleTimeout = TimeAmount(peers.snapshotTimeout)
+        maxSnapshotBytes = UInt64(settings.storage.mapBytes)
+        // An append holds entries up to 1 MiB in all, or one larger entry; a forwarded batch likewise.
         maxFrameBytes = max(maxFrameBytes, settings.limits.maximumRequestBytes * 2 + (8 << 20))
     }
 }

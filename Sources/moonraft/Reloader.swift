@@ -14,10 +14,16 @@ final class Reloader: Sendable {
     private let file: String?
     private let logger: Logger
     private let bus: EventBus
+    private let reloaded: @Sendable (PluginSet) -> Void
     /// One reload at a time.
     private let turn = Mutex(())
 
-    init(_ engine: PolicyEngine, file: String?, logger: Logger, bus: EventBus) {
+    /// - Parameter reloaded: hears of each new set that is in use.
+    init(
+        _ engine: PolicyEngine, file: String?, logger: Logger, bus: EventBus,
+        reloaded: @escaping @Sendable (PluginSet) -> Void
+    ) {
+        self.reloaded = reloaded
         self.engine = engine
         self.file = file
         self.logger = logger
@@ -40,7 +46,7 @@ final class Reloader: Sendable {
                 guard !bindings.isEmpty else {
                     throw ConfigurationError(message: "\(file) binds no plugin")
                 }
-                try engine.reload(bindings)
+                reloaded(try engine.reload(bindings))
                 bus.publish([.plugin(PluginEvent(kind: .loaded, id: ""))])
                 return nil
             } catch {

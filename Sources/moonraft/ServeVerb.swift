@@ -125,6 +125,10 @@ final class RunningNode {
         }
         let cores = settings.transport.eventLoops
         let loops = cores > 0 ? cores : min(4, max(1, ProcessInfo.processInfo.activeProcessorCount))
+        peers = try PeerWiring(
+            node: node, settings: settings, plugins: plugins.set, logger: logger
+        ) { text in Self.leave(text, logger) }
+        let wiring = peers
         if plugins.set.isEmpty {
             policy = nil
             reloader = nil
@@ -134,15 +138,15 @@ final class RunningNode {
                 node: node, logger: logger, fatal: fatal)
             try engine.start()
             policy = engine
-            reloader = Reloader(engine, file: loaded.file, logger: logger, bus: node.bus)
+            reloader = Reloader(engine, file: loaded.file, logger: logger, bus: node.bus) { set in
+                wiring.setPlugins(set)
+            }
         }
         server = try APIServer(
             node: node, options: APIOptions(settings),
             configuration: RPCServerConfiguration(settings), loopCount: loops, policy: policy,
-            admin: reloader?.administration, logger: logger, fatal: fatal)
-        peers = try PeerWiring(
-            node: node, settings: settings, plugins: plugins.set, logger: logger
-        ) { text in Self.leave(text, logger) }
+            admin: reloader?.administration, peers: { wiring.counters }, logger: logger,
+            fatal: fatal)
         node.start(
             sinks: server.sinks, peers: peers,
             note: { level, text in

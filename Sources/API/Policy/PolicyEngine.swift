@@ -53,7 +53,8 @@ package final class PolicyEngine: Sendable {
     }
 
     /// Loads the bindings anew and swaps the set; the old one stays when the new fails its checks.
-    package func reload(_ bindings: [PluginBinding]) throws {
+    @discardableResult
+    package func reload(_ bindings: [PluginBinding]) throws -> PluginSet {
         let old = holder.current
         let new = try PluginSet(
             bindings: bindings, folder: folder, environment: environment, previous: old)
@@ -64,6 +65,7 @@ package final class PolicyEngine: Sendable {
         worker.replace(new)
         tokens.removeAll()
         logger.info("plugins reloaded", metadata: ["plugins": "\(new.plugins.map(\.id))"])
+        return new
     }
 
     /// What is loaded, for operators: one JSON array.
