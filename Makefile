@@ -1,9 +1,12 @@
 # Everything a developer or an operator types. The work is done by scripts/, so that each can be read and run alone.
 
-.PHONY: run build test torture failover lint format bench proto docs clean
+.PHONY: run cluster build test torture failover sim sim-long sim-mutations lint format bench proto docs clean
 
 run: build
 	exec bin/moonraft --config config/moonraft.toml $(ARGS)
+
+cluster: build
+	exec scripts/cluster.sh $(ARGS)
 
 build:
 	scripts/install-deps.sh

@@ -26,9 +26,6 @@ package final class Node: Sendable {
 
     /// Whether this member is the only one that votes, as of its data.
     package let isSoleVoter: Bool
-    /// Whether this member has joined and not been given the cluster's state yet, so that it knows
-    /// nobody.
-    package let awaitsFirstSnapshot: Bool
 
     private let mailbox: Mailbox<ReplicaInput>
     private let writer: LogWriter
@@ -44,6 +41,7 @@ package final class Node: Sendable {
     private struct OpenedReplica: @unchecked Sendable {
         // Unchecked: handed from the opening thread to the replica thread, used by one at a time.
         let replica: Replica
+        let acquaintances: [Member]
     }
 
     /// Histograms and counters of the disk threads, for exposition.
@@ -72,7 +70,6 @@ package final class Node: Sendable {
             tornTail = opened.recovered.tornTail.map { "\($0)" }
             replayedEntries = opened.recovered.replayedEntries
             isSoleVoter = opened.recovered.replica.isSoleVoter
-            awaitsFirstSnapshot = opened.machine.members.isEmpty && opened.machine.appliedIndex == 0
             disk = DirectoryLock(opened.directory)
             files = opened.files
             let slow = options.slowDiskNanoseconds
@@ -98,7 +95,9 @@ package final class Node: Sendable {
                 fatal: fatal, mailbox: mailbox)
             log = LogFigures(
                 syncDurations: writer.syncDurations, commitDurations: backend.commitDurations)
-            self.opened = Mutex(OpenedReplica(replica: opened.recovered.replica))
+            self.opened = Mutex(
+                OpenedReplica(
+                    replica: opened.recovered.replica, acquaintances: opened.acquaintances))
         } catch {
             throw NodeStartError(description: "\(error)")
         }
@@ -120,6 +119,9 @@ package final class Node: Sendable {
             return opened
         }) else {
             preconditionFailure("a node was started twice")
+        }
+        if !opened.acquaintances.isEmpty {
+            peers.setMembers(opened.acquaintances, removed: [])
         }
         writer.start()
         backend.start()

@@ -38,10 +38,6 @@ final class PeerWiring: PeerLinks, PeerInbox {
             identity: identity, configuration: PeerConfiguration(settings),
             snapshotDirectory: node.snapshotDirectory, inbox: self, group: group)
         self.transport.withLock { $0 = transport }
-        // Who has no state yet must take it from members that it can only have been told of.
-        if node.awaitsFirstSnapshot, let lookup = node.options.lookup {
-            transport.setMembers(try lookup().members, removed: [])
-        }
         try transport.listen(
             on: settings.peers.listen.map { (host: $0.bindHost, port: $0.port) })
     }
@@ -72,8 +68,6 @@ final class PeerWiring: PeerLinks, PeerInbox {
     func send(_ messages: [PeerMessage]) { current?.send(messages) }
 
     func setMembers(_ members: [Member], removed: [NodeID]) {
-        // Before the first snapshot nobody is known here; those who were asked know better.
-        if members.isEmpty { return }
         self.members.withLock { $0 = members }
         current?.setMembers(members, removed: Set(removed))
     }

@@ -146,14 +146,14 @@ private func proposal(_ waiter: Waiter?, _ since: UInt64) -> QueuedProposal {
 }
 
 @Test func mailboxNapsUntilAnUrgentItem() {
-    let mailbox = Mailbox<Int>(capacity: 8, spinMicroseconds: 0)
+    let mailbox = Mailbox<Int>(capacity: 8)
     // What may wait does not end a nap, and does end a sleep.
     #expect(mailbox.offer(1, urgent: false))
     var start = monotonicNanoseconds()
     mailbox.nap(until: start + 30_000_000)
     #expect(monotonicNanoseconds() - start >= 30_000_000)
     var items: [Int] = []
-    mailbox.take(into: &items, deadline: start + 5_000_000_000, spin: false)
+    mailbox.take(into: &items, deadline: start + 5_000_000_000)
     #expect(items == [1])
     for urgent in [true, false] {
         let thread = OwnedThread(name: "producer") {
@@ -163,7 +163,7 @@ private func proposal(_ waiter: Waiter?, _ since: UInt64) -> QueuedProposal {
         items = []
         start = monotonicNanoseconds()
         if urgent { mailbox.nap(until: start + 5_000_000_000) }
-        mailbox.take(into: &items, deadline: start + 5_000_000_000, spin: false)
+        mailbox.take(into: &items, deadline: start + 5_000_000_000)
         #expect(items == [2])
         #expect(monotonicNanoseconds() - start < 2_000_000_000)
         thread.join()
