@@ -183,6 +183,26 @@ import Testing
         #expect(scenario[2].core.role == .leader)
     }
 
+    @Test func p08_anOldPreVoteDoesNotCount() throws {
+        // 2 asks for term 10. A grant for term 9 answers an earlier question.
+        var scenario = Scenario()
+        try scenario.play("cluster voters=1,2,3\ninject 1->2 term=9 newerterm\nready 2\npersist 2\ncampaign 2")
+        func grant(_ term: Term) throws {
+            let known = Message.CommitPoint(index: 1, term: 1)
+            try scenario.with(2) {
+                try $0.step(
+                    Message(
+                        from: 1, to: 2, term: term,
+                        body: .voteResponse(.init(isPreVote: true, isGranted: true, known: known))))
+            }
+        }
+        try grant(9)
+        try grant(11)
+        #expect(scenario[2].core.role == .preCandidate)
+        try grant(10)
+        #expect(scenario[2].core.role == .candidate)
+    }
+
     @Test func p08_mixedPreVoteDoesNotDeadlock() throws {
         var scenario = try cluster("voters=1,2,3 noprevote=3 election=10")
         try scenario.play("cut 3\ntick 3 200\ncrash 1\nheal")
@@ -608,6 +628,17 @@ import Testing
         #expect(scenario[3].core.progress.first { $0.id == 2 }?.isPaused == true)
         try scenario.play("tick 3\nquietly")
         #expect(scenario[2].core.lastIndex == 204)
+    }
+
+    @Test func p21_aMemberBelowTheLogGetsItsSnapshotAfterOneRefusal() throws {
+        // A new leader begins at its own end. The refusal names an index that is gone, so there is no
+        // use in asking at the log's beginning first.
+        var scenario = try cluster("voters=1,2,3 retain=1 checkquorum=off")
+        try scenario.play("cut 3\npropose 1 a b c d e f\nquietly\ncompact 2\ntransfer 1 2\nsettle 1,2\nheal")
+        #expect(scenario[2].core.role == .leader)
+        let trace = try scenario.play("tick 2\nsettle")
+        #expect(trace.components("3: send 3->2 term=3 Rejected") == 1)
+        #expect(scenario[3].machine == scenario[2].machine)
     }
 
     @Test func p22_electionTimeoutIsDrawnAnewForEachTerm() throws {
