@@ -102,8 +102,9 @@ final class ReplicaLoop {
         if let soft = effects.softState {
             events.append(.leader(memberID: soft.leader ?? 0, term: soft.term))
         }
-        for applied in effects.applied { publish(applied) }
+        // First: what was applied in the same turn came on top of it.
         if let revision = effects.restoredRevision { restored(revision) }
+        for applied in effects.applied { publish(applied) }
         // A member that has not been given the membership keeps those it was started with.
         if let members = effects.peers, !members.isEmpty {
             parts.peers.setMembers(members, removed: effects.removedPeers)

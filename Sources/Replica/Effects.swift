@@ -1,9 +1,10 @@
 // What the host has to do after feeding the replica. Effects are values: the node carries them out with
 // threads, files and sockets, the simulator with models of these.
 //
-// Order matters in three places. Messages go out before the host waits for `persist` (a leader writes
+// Order matters in four places. Messages go out before the host waits for `persist` (a leader writes
 // its log while its followers write theirs). Batches are written in their order. A commit is given
-// to the backend before the files of a later snapshot are copied.
+// to the backend before the files of a later snapshot are copied. `restoredRevision` is published
+// before `applied`, which came on top of it; watchers would not look for what lies before otherwise.
 
 import MVCC
 import RaftCore
