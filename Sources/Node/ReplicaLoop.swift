@@ -255,8 +255,12 @@ final class ReplicaLoop {
         let now = monotonicNanoseconds()
         for input in rest { replica.handle(input, now: now) }
         replica.refuseAll(.stopped)
-        for pending in replica.takeEffects(now: now).answers { queue(pending) }
+        let effects = replica.takeEffects(now: now)
+        for pending in effects.answers { queue(pending) }
         flushOutputs()
+        // What was frozen for a copy is nowhere else any more: left out, it would be missing under
+        // the applied index of the last commit.
+        if let commit = effects.commit { parts.backend.commit(commit) }
         parts.backend.drain()
         rest.removeAll()
         parts.mailbox.take(into: &rest, deadline: 0)
