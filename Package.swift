@@ -118,6 +118,9 @@ let package = Package(
         .testTarget(
             name: "StateMachineTests", dependencies: ["StateMachine", "MVCC", "KVCodec"]),
         .testTarget(name: "SimulationTests", dependencies: ["Simulation"]),
+        .testTarget(
+            name: "ReplicaTests",
+            dependencies: ["Replica", "RaftCore", "StateMachine", "MVCC", "Storage", "Simulation"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "CSupport", "CLMDB"]),
         .testTarget(
             name: "ConfigurationTests",

@@ -1,0 +1,89 @@
+// Snapshots out and in, and recovery: what must not be answered wrongly and what must not stop a member.
+
+import RaftCore
+import StateMachine
+import Testing
+
+@testable import Replica
+@testable import Simulation
+
+@Suite struct SnapshotTests {
+    /// A cluster whose member 3 lags so far that it needs a snapshot.
+    private func lagging(_ body: (Cluster) throws -> Void) throws -> Cluster {
+        let cluster = Cluster()
+        cluster.configure = { options in
+            options.raft.maxRetainedEntries = 2
+            options.raft.maxCatchUpEntries = 2
+            options.replica.backendIntervalMilliseconds = 50
+        }
+        try cluster.startAll()
+        try cluster.elect(1)
+        try body(cluster)
+        return cluster
+    }
+
+    @Test func aChangeWithinASnapshotIsNotMadeAgain() throws {
+        let asked = Asked()
+        let added = Member(id: 9, name: "", peerURLs: ["http://m9"], clientURLs: [], isLearner: true)
+        let cluster = try lagging { cluster in
+            // Member 3 asks, and hears nothing more.
+            cluster.passes = { $0.to != 3 }
+            try cluster.give(.changeMembership([.add(added)], asked), to: 3)
+            for number in 0..<20 { try cluster.put("k\(number)", by: 1) }
+            try cluster.pass(ticks: 3)
+            #expect(try cluster.replica(1).machine.members.contains { $0.id == 9 })
+        }
+        #expect(asked.answers.isEmpty)
+        cluster.passes = { _ in true }
+        try cluster.pass(ticks: 3)
+        try cluster.sendSnapshots()
+        try cluster.pass(ticks: 3)
+        #expect(try cluster.replica(3).figures.snapshotsInstalled == 1)
+        // Nobody can tell member 3 what became of its request; it must not claim a refusal.
+        #expect(asked.refusal == .timedOutByLeaderFailure)
+        try cluster.elect(2)
+        try cluster.pass(ticks: 3)
+        #expect(asked.answers.count == 1)
+    }
+
+    /// A snapshot's message without its data must not take the member down.
+    @Test func aSnapshotMessageWithoutDataIsRefused() throws {
+        let cluster = Cluster()
+        try cluster.startAll()
+        try cluster.elect(1)
+        let metadata = SnapshotMetadata(index: 900, term: 1, confState: ConfState(voters: [1, 2, 3]))
+        try cluster.give(
+            .received(.raft(Message(from: 1, to: 2, term: 50, body: .snapshot(metadata)))), to: 2)
+        #expect(try cluster.replica(2).raft.snapshotBeingInstalled == nil)
+        try cluster.pass(ticks: 3)
+        #expect(try cluster.put("a", by: 1).wasApplied)
+        #expect(try cluster.version(of: "a", at: 2) == 1)
+    }
+
+    @Test func theSameSnapshotTwiceAndALaterOneMeanwhile() throws {
+        let cluster = try lagging { cluster in
+            cluster.passes = { $0.to != 3 }
+            for number in 0..<20 { try cluster.put("k\(number)", by: 1) }
+        }
+        cluster.passes = { _ in true }
+        try cluster.pass(ticks: 3)
+        try cluster.sendSnapshots()
+        try cluster.sendSnapshots()
+        try cluster.pass(ticks: 3)
+        #expect(try cluster.put("last", by: 3).wasApplied)
+        #expect(try cluster.version(of: "k0", at: 3) == 1)
+    }
+
+    /// Without its backend a member knows no membership. To found a cluster of its own instead would
+    /// make it a second leader beside the others.
+    @Test func aMemberWithoutBackendDoesNotFoundAnew() throws {
+        let cluster = Cluster()
+        try cluster.startAll()
+        try cluster.elect(1)
+        #expect(try cluster.put("a", by: 1).wasApplied)
+        cluster.crash(2)
+        cluster.members[2]?.member.backend.state = BackendState()
+        cluster.configure = { $0.beginning = .found([]) }
+        #expect(throws: RecoveryError.self) { try cluster.start(2) }
+    }
+}
