@@ -229,7 +229,10 @@ extension Replica {
 
     /// A follower asks. Every number of a run is taken at most once.
     func take(_ request: PeerRequest, now: UInt64) {
-        guard request.term <= raft.term else { return }
+        // Of forgotten terms nothing may be said: what is refused here, its sender proposes again, and a
+        // repetition of what was taken would be two entries. A later term's first entry tells the
+        // sender what became of it.
+        guard request.term <= raft.term, request.term > forgottenTerm else { return }
         var count: UInt64 = 1
         if case .propose(let entries) = request.body { count = UInt64(entries.count) }
         guard count > 0, request.number <= .max - count,
@@ -304,3 +307,4 @@ extension Replica {
         return true
     }
 }
+            forgottenTerm = max(forgottenTerm, term - min(term, 1))

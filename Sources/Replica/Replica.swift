@@ -37,6 +37,9 @@ package final class Replica {
     var readNumber: UInt64 = 1
     /// Per run of another member, the last request number that was taken, and the term it came in.
     var takenRequests: [UInt64: (number: UInt64, term: Term)] = [:]
+    /// Which requests of terms up to this one were taken is not known any more: an earlier run of
+    /// this member may have led then, or their runs were forgotten.
+    var forgottenTerm: Term
     var changes = ChangeQueue()
     /// Members that nothing can be sent to at present.
     var unreachable: [NodeID] = []
@@ -84,6 +87,7 @@ package final class Replica {
         self.configuration = configuration
         nextTick = now &+ configuration.tickNanoseconds
         lastTick = now
+        forgottenTerm = raft.term
         autoCompactor = AutoCompactor(configuration.autoCompaction, now: now / 1_000_000)
         backend = BackendSchedule(releasedIndex: machine.appliedIndex)
         // A compaction that a crash cut short goes on; without one the first step says so.
