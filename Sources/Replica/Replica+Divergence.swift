@@ -27,7 +27,9 @@ extension Replica {
     }
 
     func compare(_ member: NodeID, _ revision: Int64, _ hash: UInt32) {
-        guard raft.role == .leader, raft.confState.contains(member) else { return }
+        // While leadership is handed over no alarm could be proposed; the report comes again.
+        guard raft.role == .leader, raft.transferTarget == nil, raft.confState.contains(member)
+        else { return }
         let differ = divergence.add(
             member, revision: revision, hash: hash, voters: raft.confState.voters)
         for member in differ {

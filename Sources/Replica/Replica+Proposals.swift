@@ -58,8 +58,7 @@ extension Replica {
             }
         } catch {
             switch error {
-            case .notLeader, .transferring:
-                for queued in batch { waiting.parked.append(.proposal(queued)) }
+            case .notLeader, .transferring: for queued in batch { proposeAgain(queued) }
             case .uncommittedFull: refuse(batch, .tooManyRequests)
             case .payloadTooLarge:
                 // One command of the batch is too large for the log: find out which.
@@ -190,8 +189,9 @@ extension Replica {
         }
     #endif
 
-    /// Keeps a command whose entry will never be applied for the next leader. The core's own are let
-    /// go: whoever leads makes them anew.
+    /// Keeps a command that has no entry, or one that will never be applied, for the next leader. The
+    /// core's own are let go: whoever leads makes them anew, and what one leader concluded from its
+    /// clock (a lease has expired) is not for another to carry out.
     func proposeAgain(_ queued: QueuedProposal) {
         if queued.proposal.waiter != nil { waiting.parked.append(.proposal(queued)) }
     }
