@@ -117,8 +117,16 @@ extension Replica {
         guard reply.run == run, reply.number < requestNumber,
             reply.count <= requestNumber - reply.number
         else { return }
-        for number in reply.number..<reply.number + reply.count {
+        // Older numbers were answered long ago.
+        let first = max(reply.number, waiting.taggedOrder.first ?? requestNumber)
+        let end = reply.number + reply.count
+        guard first < end else { return }
+        for number in first..<end {
             guard let tagged = waiting.take(number) else { continue }
+            if case .refused(.leaderChanged) = reply.body, tagged.term == raft.term {
+                // It leads no more, or is handing over, and whoever comes next is not known yet.
+                waiting.refusal = (term: raft.term, until: nextTick)
+            }
             switch (tagged.kind, reply.body) {
             case (.proposal(let queued), .refused(let error)):
                 // It was not appended and never will be: whoever leads now may have it.
@@ -153,17 +161,10 @@ extension Replica {
 
     /// Takes up again what waited for a leader, and asks the new one what the old one was asked.
     func leaderFound(now: UInt64) {
-        let asked = waiting.takeTagged(before: raft.term) { kind in
-            if case .question = kind { return true }
-            return false
-        }
-        for tagged in asked {
-            if case .question(let question, let waiter) = tagged.kind {
-                waiting.parked.append(.question(question, waiter, since: tagged.since))
-            }
-        }
+        if waiting.questionsTerm < raft.term { takeBackQuestions() }
         if waiting.parked.isEmpty || raft.transferTarget != nil { return }
         if let leader = raft.leader, unreachable.contains(leader) { return }
+        if waiting.refusal.term == raft.term, now < waiting.refusal.until { return }
         let parked = waiting.parked
         waiting.parked.removeAll()
         for item in parked {
@@ -174,6 +175,21 @@ extension Replica {
                 ask(question, .local(waiter), since: since)
             case .changes(let changes, let waiter, let since):
                 changeMembership(changes, .local(waiter), since: since)
+            }
+        }
+    }
+
+    /// Questions to earlier leaders are put to the present one; once in a term, for all that is asked
+    /// now names this term.
+    private func takeBackQuestions() {
+        waiting.questionsTerm = raft.term
+        let asked = waiting.takeTagged(before: raft.term) { kind in
+            if case .question = kind { return true }
+            return false
+        }
+        for tagged in asked {
+            if case .question(let question, let waiter) = tagged.kind {
+                waiting.parked.append(.question(question, waiter, since: tagged.since))
             }
         }
     }

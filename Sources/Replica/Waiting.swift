@@ -80,6 +80,11 @@ struct Waiting {
     var confirming: [(context: UInt64, batch: [Confirmable])] = []
     /// When the last leader was lost; 0 when never.
     var leaderLostAt: UInt64 = 0
+    /// The leader of this term has refused to lead. What is parked is put to it again at the next
+    /// tick and not at once, or both would be busy with nothing else until a leader is found.
+    var refusal: (term: Term, until: UInt64) = (0, 0)
+    /// The last term in which earlier leaders' questions were looked for.
+    var questionsTerm: Term = 0
 
     struct Tagged {
         enum Kind {
