@@ -115,10 +115,15 @@ extension Replica {
         unseen += waiting.uncertain.map(\.proposal)
         waiting.uncertain.removeAll()
         for tagged in waiting.takeTagged(before: .max, where: { kind in
-            if case .proposal = kind { return true }
-            return false
+            if case .question = kind { return false }
+            return true
         }) {
-            if case .proposal(let queued) = tagged.kind { unseen.append(queued) }
+            switch tagged.kind {
+            case .proposal(let queued): unseen.append(queued)
+            // Made again it would be refused, for instance because its member exists already.
+            case .changes(_, let waiter): answer(waiter, .refused(.timedOutByLeaderFailure))
+            case .question: break
+            }
         }
         refuse(unseen, .timedOutByLeaderFailure)
         waiting.appliedTerm = max(waiting.appliedTerm, installing.metadata.term)
