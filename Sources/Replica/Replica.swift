@@ -143,7 +143,15 @@ package final class Replica {
     private func receive(_ message: PeerMessage, now: UInt64) {
         noteHeard(message.from, now)
         switch message {
-        case .raft(let message): step(message)
+        case .raft(let message):
+            // A snapshot comes with its data or not at all (`snapshotArrived`): the core would wait for
+            // the installation of a file that is not here.
+            if case .snapshot = message.body {
+                figures.refusedMessages &+= 1
+                effects.complaint = "snapshot message of member \(String(message.from, radix: 16)) without its data"
+                return
+            }
+            step(message)
         case .request(let request): take(request, now: now)
         case .reply(let reply): take(reply, now: now)
         case .report(let report):
