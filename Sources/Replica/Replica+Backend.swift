@@ -60,6 +60,8 @@ extension Replica {
 
     var backendWake: UInt64 {
         var wake = UInt64.max
+        // Nothing of this is done before the snapshot is in place (`advanceBackend`).
+        if installing != nil { return wake }
         if backend.isCompacting { wake = backend.nextCompactionStep }
         if !backend.isCommitting, backend.unfrozenEntries > 0 {
             wake = min(wake, backend.nextCommit)

@@ -31,6 +31,9 @@ struct Installation {
 extension Replica {
     // MARK: Out
 
+    /// Whether owed snapshots need not wait for a commit that is under way.
+    var mayCopy: Bool { !owedSnapshots.isEmpty && !backend.isCommitting }
+
     /// Copies the backend once everything applied is on its way into it.
     func copyWhenReady(now: UInt64) {
         guard installing == nil, raft.role == .leader else {
@@ -73,7 +76,13 @@ extension Replica {
         installing?.stage = .marking(sequence)
     }
 
-    /// Loads the backend once the marker is durable and no earlier commit is under way.
+    /// Whether the marker is durable and no earlier commit is under way.
+    var mayInstall: Bool {
+        guard case .marked? = installing?.stage else { return false }
+        return !backend.isCommitting
+    }
+
+    /// Loads the backend once that is so.
     func installWhenReady() {
         #if MOONRAFT_MUTATIONS
             if Mutation.isOn(.snapshotInstalledBeforeMarker), let installing, !backend.isCommitting,
@@ -84,7 +93,7 @@ extension Replica {
                 return
             }
         #endif
-        guard let installing, case .marked = installing.stage, !backend.isCommitting else { return }
+        guard let installing, mayInstall else { return }
         self.installing?.stage = .loading
         effects.install = installing.metadata
     }

@@ -205,6 +205,7 @@ package final class Replica {
     /// Whether `takeEffects` has something to give.
     package var hasEffects: Bool {
         raft.hasReady || !proposals.isEmpty || !readBatch.isEmpty || effects.hasAny
+            || mayInstall || mayCopy
     }
 
     private func takeReady(now: UInt64) {
