@@ -114,6 +114,14 @@ package struct Recovered {
         if machine.appliedIndex == 0, marker.index == base.snapshotIndex,
             case .found(let members) = options.beginning
         {
+            // With no member named this one would become a cluster of its own.
+            guard !members.isEmpty else {
+                throw RecoveryError(
+                    description: """
+                        the log in "\(options.walDirectory)" begins with the founding of a cluster, but the \
+                        backend is empty; remove the data folder and add the member anew
+                        """)
+            }
             return try found(machine, members, host: host)
         }
         guard try host.installSnapshot(index: marker.index, term: marker.term) else {
@@ -192,6 +200,9 @@ package struct Recovered {
             }
             confState = stored
         } else if machine.appliedIndex > 0 {
+            guard machine.members.allSatisfy({ $0.id == id }) else {
+                throw RecoveryError(description: "the backend does not say who votes")
+            }
             // A data directory of one member, from before the membership was kept.
             confState = ConfState(voters: [id])
             machine.confState = confState.encoded()
