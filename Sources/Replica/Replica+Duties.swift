@@ -20,7 +20,7 @@ extension Replica {
         if pause > configuration.electionNanoseconds { stoodStill(now) }
         raft.tick()
         expire(now)
-        checkTransfer()
+        checkTransfer(now)
         giveUpOverStalledDisk(now)
         if raft.leader != nil {
             publish(now)

@@ -173,7 +173,7 @@ extension Replica {
         do throws(TransferError) {
             try raft.transferLeadership(to: target)
             if let transfer { answer(transfer.waiter, .refused(.transferTimedOut)) }
-            transfer = PendingTransfer(target: target, waiter: waiter)
+            transfer = PendingTransfer(target: target, waiter: waiter, since: now)
         } catch {
             switch error {
             case .notLeader: answer(waiter, .refused(.notLeader))
@@ -183,10 +183,10 @@ extension Replica {
         }
     }
 
-    /// Whether the core has given the hand-over up.
-    func checkTransfer() {
-        guard let transfer, raft.transferTarget == nil, raft.leader != nil,
-            raft.leader != transfer.target
+    /// Whether the core has given the hand-over up, or nobody has come to lead for too long.
+    func checkTransfer(_ now: UInt64) {
+        guard let transfer, raft.transferTarget == nil, raft.leader != transfer.target,
+            raft.leader != nil || now &- transfer.since > configuration.requestTimeoutMilliseconds &* 1_000_000
         else { return }
         answer(transfer.waiter, .refused(.transferTimedOut))
         self.transfer = nil

@@ -154,6 +154,7 @@ struct NumberQueue {
 struct PendingTransfer {
     var target: NodeID
     var waiter: any ReplyWaiter
+    var since: UInt64
 }
 
 /// Asks again for a renewal once the checkpoint that must precede it is applied. Never leaves the
