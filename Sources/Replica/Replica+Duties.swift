@@ -38,7 +38,7 @@ extension Replica {
     /// lease (etcd issue 15247).
     private func stoodStill(_ now: UInt64) {
         guard raft.role == .leader else { return }
-        machine.promote(now: LeaseTime(nanoseconds: now), extendMilliseconds: 0)
+        machine.restartLeaseClocks(now: LeaseTime(nanoseconds: now))
     }
 
     /// Followers can write while this disk does not; leading on would stop them all.

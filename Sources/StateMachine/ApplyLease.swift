@@ -125,6 +125,10 @@ extension StateMachine {
         lessor.promote(now: now, extendMilliseconds: extendMilliseconds)
     }
 
+    /// The leader's process stood still and heard no renewal: no lease has less than its full time from
+    /// now on, except those whose revocation is in the log already.
+    package func restartLeaseClocks(now: LeaseTime) { lessor.restartClocks(now: now) }
+
     /// This member does not lead any more.
     package func demote() { lessor.demote() }
 }

@@ -176,6 +176,19 @@ final class Lessor {
         for lease in leases.values { lease.expiry = .never }
     }
 
+    /// Gives every lease the time that it had at `promote`. Not one whose revocation was proposed: it
+    /// may be applied any moment, and a renewal acknowledged before that would be a lie.
+    func restartClocks(now: LeaseTime) {
+        guard isPrimary else { return }
+        for lease in sortedByID where !lease.revokePending {
+            let expiry = now.adding(seconds: lease.startSeconds)
+            if expiry <= lease.expiry { continue }
+            lease.expiry = expiry
+            // The old place in the queue counts no more (`queuedAt`).
+            queueExpiry(lease)
+        }
+    }
+
     private func resetSchedules() {
         expiries.removeAll()
         retries.removeAll()
