@@ -64,11 +64,11 @@ extension Replica {
 
     /// The proposal of this member's own leadership, now or then, that became this entry.
     private func takeOwn(_ entry: Entry) -> QueuedProposal? {
-        if let queued = waiting.entries.take(
-            index: entry.index, term: entry.term, lost: { proposeAgain($0) })
-        {
-            return queued
-        }
+        // Kept aside: the queue must not be reached for while it is being changed.
+        var lost: [QueuedProposal] = []
+        let own = waiting.entries.take(index: entry.index, term: entry.term) { lost.append($0) }
+        for queued in lost { proposeAgain(queued) }
+        if let own { return own }
         if waiting.uncertain.isEmpty { return nil }
         return waiting.takeUncertain(index: entry.index, term: entry.term)
     }
