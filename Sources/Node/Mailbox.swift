@@ -47,12 +47,13 @@ package final class Mailbox<Item: Sendable>: Sendable {
         return accepted
     }
 
-    /// Adds items in order as far as the bound allows, with one lock and at most one wake-up.
+    /// Adds items in order as far as twice the bound allows, with one lock and at most one wake-up: what
+    /// comes this way must get through when single items have used the bound up.
     ///
     /// - Returns: how many were added.
     package func offer<Source>(_ source: [Source], _ make: (Source) -> Item) -> Int {
         let added = items.withLock { items -> Int in
-            let room = Swift.min(source.count, Swift.max(0, capacity - items.count))
+            let room = Swift.min(source.count, Swift.max(0, 2 * capacity - items.count))
             for position in 0..<room { items.append(make(source[position])) }
             if room > 0 { hasUrgent.store(true, ordering: .relaxed) }
             count.store(items.count, ordering: .releasing)

@@ -162,7 +162,9 @@ package final class Node: Sendable {
 
     // MARK: What the transport brings
 
-    /// Messages of an authenticated peer. At the mailbox's bound they are dropped, as a network may.
+    /// Messages of an authenticated peer. They have as much room in the mailbox again as the clients'
+    /// requests, so that a flood of those costs no heartbeat; beyond it they are dropped, as a network
+    /// may.
     package func received(_ messages: [PeerMessage]) {
         let taken = mailbox.offer(messages) { .received($0) }
         if taken < messages.count {
