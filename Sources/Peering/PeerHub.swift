@@ -68,6 +68,7 @@ final class PeerHub: @unchecked Sendable {
             } else {
                 let link = PeerLink(member, hub: self)
                 links[member.id] = link
+                inbox.peerUnreachable(member.id)
                 link.start()
             }
         }

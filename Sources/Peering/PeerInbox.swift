@@ -13,7 +13,8 @@ package protocol PeerInbox: AnyObject, Sendable {
     func received(_ messages: [PeerMessage], from: NodeID)
     /// Messages can be sent to this peer from now on.
     func peerReachable(_ id: NodeID)
-    /// What was sent last is probably lost, and nothing will get through until `peerReachable`.
+    /// What was sent last is probably lost, and nothing will get through until `peerReachable`. Said of
+    /// every member at first.
     func peerUnreachable(_ id: NodeID)
     /// A snapshot has arrived whole and is durable under `file`, which the host owns from now on.
     func snapshotArrived(_ message: Message, file: String, from: NodeID)

@@ -28,7 +28,8 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
     private var openedAt = NIODeadline.now()
     /// What was logged last, so that each trouble is logged once.
     private var loggedTrouble: String?
-    private var toldUnreachable = false
+    /// The hub has said so when it made this link: what is sent before the first connection is lost.
+    private var toldUnreachable = true
     /// Since when the peer belongs to no membership.
     private(set) var retiredAt: NIODeadline?
 
