@@ -316,6 +316,7 @@ extension Replica {
         } else if takenRequests.count >= configuration.maxKnownRuns {
             // Runs of earlier terms cannot be accepted any more whatever they repeat.
             let term = raft.term
+            forgottenTerm = max(forgottenTerm, term - min(term, 1))
             takenRequests = takenRequests.filter { $0.value.term == term }
             if takenRequests.count >= configuration.maxKnownRuns { return false }
         }
@@ -323,4 +324,3 @@ extension Replica {
         return true
     }
 }
-            forgottenTerm = max(forgottenTerm, term - min(term, 1))
