@@ -7,6 +7,7 @@ let package = Package(
     products: [
         .executable(name: "moonraft", targets: ["moonraft"]),
         .executable(name: "moonctl", targets: ["moonctl"]),
+        .executable(name: "moonraft-sim", targets: ["moonraft-sim"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
@@ -34,6 +35,12 @@ let package = Package(
         .target(
             name: "Replica",
             dependencies: ["RaftCore", "StateMachine", "MVCC", "Storage", "KVCodec"]),
+
+        // The simulator, which runs the above unchanged.
+        .target(
+            name: "Simulation",
+            dependencies: ["Replica", "RaftCore", "StateMachine", "MVCC", "Storage", "KVCodec"]),
+        .executableTarget(name: "moonraft-sim", dependencies: ["Simulation"]),
 
         // The shell.
         .target(name: "Metrics"),
@@ -110,6 +117,7 @@ let package = Package(
             name: "MVCCTests", dependencies: ["MVCC", "KVCodec", "CSupport"], exclude: ["testdata"]),
         .testTarget(
             name: "StateMachineTests", dependencies: ["StateMachine", "MVCC", "KVCodec"]),
+        .testTarget(name: "SimulationTests", dependencies: ["Simulation"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "CSupport", "CLMDB"]),
         .testTarget(
             name: "ConfigurationTests",

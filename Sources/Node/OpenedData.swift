@@ -34,7 +34,7 @@ struct OpenedData {
         files.removeAll()
         acquaintances = try Self.acquaintances(
             options, isNew ? place.others : nil, recovered, machine)
-        if machine.isRemoved(recovered.wal.metadata.memberID) {
+        if recovered.replica.hasLeft {
             throw NodeStartError(
                 description: """
                     member \(String(recovered.wal.metadata.memberID, radix: 16)) has been removed from the cluster and \

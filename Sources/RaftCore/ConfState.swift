@@ -128,6 +128,9 @@ extension ConfState {
                 learners = Self.canonical(learners + [step.id])
             }
         case .remove:
+            #if MOONRAFT_MUTATIONS
+                if Mutation.isOn(.removedVoterStaysInQuorum) { return }
+            #endif
             voters.removeAll { $0 == step.id }
             learners.removeAll { $0 == step.id }
             learnersNext.removeAll { $0 == step.id }

@@ -10,6 +10,9 @@ enum Quorum {
 
     /// The highest number that a majority of both halves has reached.
     static func reached(_ conf: ConfState, _ value: (NodeID) -> UInt64) -> UInt64 {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.jointIgnoresOutgoingHalf) { return reached(conf.voters, value) }
+        #endif
         let incoming = reached(conf.voters, value)
         return conf.isJoint ? min(incoming, reached(conf.votersOutgoing, value)) : incoming
     }
@@ -37,6 +40,9 @@ enum Quorum {
 
     /// Decides an election; `vote` answers nil while a voter is silent.
     static func outcome(_ conf: ConfState, _ vote: (NodeID) -> Bool?) -> Outcome {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.jointIgnoresOutgoingHalf) { return outcome(conf.voters, vote) }
+        #endif
         let incoming = outcome(conf.voters, vote)
         let outgoing = outcome(conf.votersOutgoing, vote)
         if incoming == .lost || outgoing == .lost { return .lost }

@@ -49,6 +49,9 @@ extension RaftCore {
         if isPreVote {
             record(vote: true, of: id)
         } else {
+            #if MOONRAFT_MUTATIONS
+                if Mutation.isOn(.candidateCountsUnwrittenVote) { return record(vote: true, of: id) }
+            #endif
             // The own vote is an answer like any other: it counts once it is durable.
             let vote = Message.VoteResponse(
                 isPreVote: false, isGranted: true, known: commitPoint)
@@ -59,6 +62,9 @@ extension RaftCore {
     /// Answers a candidate. Everybody answers, whatever role: the candidate may know a later
     /// membership in which this member votes.
     mutating func answerVote(_ request: Message.VoteRequest, from candidate: NodeID, term asked: Term) {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.voteTwiceInTerm), role == .follower, leader == nil { vote = 0 }
+        #endif
         let isFree =
             vote == candidate || (vote == 0 && leader == nil)
             || (request.isPreVote && asked > term)
@@ -71,6 +77,11 @@ extension RaftCore {
             vote = candidate
             electionElapsed = 0
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.voteBeforeDurable) {
+                return sendNow(.voteResponse(response), to: candidate, term: isGranted ? asked : term)
+            }
+        #endif
         sendWhenDurable(
             .voteResponse(response), to: candidate, term: isGranted ? asked : term)
     }

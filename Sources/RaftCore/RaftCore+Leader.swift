@@ -66,6 +66,12 @@ extension RaftCore {
     /// durable.
     mutating func updateOwnProgress() {
         guard let position = position(of: id) else { return }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.leaderCountsUnwrittenEntries) {
+                progress[position].becomeSelf(stable: log.lastIndex, lastIndex: log.lastIndex)
+                return
+            }
+        #endif
         progress[position].becomeSelf(stable: log.stableIndex, lastIndex: log.lastIndex)
     }
 
@@ -76,9 +82,20 @@ extension RaftCore {
     mutating func advanceCommit() {
         guard role == .leader else { return }
         let progress = progress
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.learnerCountsForCommit), !confState.learners.isEmpty {
+                let all = Quorum.reached(confState.voters + confState.learners) { member in
+                    progress.first { $0.id == member }?.match ?? 0
+                }
+                if all > commitIndex, log.term(at: all) == term { raiseCommit(to: all) }
+            }
+        #endif
         let reached = Quorum.reached(confState) { voter in
             progress.first { $0.id == voter }?.match ?? 0
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.commitOldTermByCounting) { return raiseCommit(to: reached) }
+        #endif
         guard reached > commitIndex, log.term(at: reached) == term else { return }
         raiseCommit(to: reached)
         outbox.isReplicationDue = true

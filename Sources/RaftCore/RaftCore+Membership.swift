@@ -8,6 +8,9 @@ extension RaftCore {
         try checkMayPropose()
         // One at a time, counting those that earlier leaders left in the log: two that overlap
         // could create majorities that share no member.
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.changeWhileOnePending) { return append(change) }
+        #endif
         guard unappliedConfigChanges.isEmpty else { throw .configChangePending }
         guard hasCommittedInTerm else { throw .notCommittedInTerm }
         do {

@@ -126,6 +126,12 @@ extension RaftCore {
         progress[position].heard()
         progress[position].heartbeatAnswered(lastIndex: log.lastIndex)
         outbox.isReplicationDue = true
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.heartbeatCountsForEveryRound) {
+                progress[position].acknowledgedRound = reads.round
+                return confirmReads()
+            }
+        #endif
         if round > progress[position].acknowledgedRound {
             progress[position].acknowledgedRound = round
             confirmReads()
@@ -140,6 +146,14 @@ extension RaftCore {
             try checkAgreesWithCommitted(request)
             return answer(.accepted(match: commitIndex), to: leader)
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.previousTermUnchecked), request.previousIndex <= log.lastIndex {
+                takeOver(request.entries)
+                let lastNew = request.previousIndex + UInt64(request.entries.count)
+                raiseCommit(to: min(request.commit, lastNew))
+                return answer(.accepted(match: lastNew), to: leader)
+            }
+        #endif
         guard log.term(at: request.previousIndex) == request.previousTerm else {
             // What is committed here agrees with every leader's log, so there is no need to look
             // lower.
@@ -157,6 +171,16 @@ extension RaftCore {
         takeOver(request.entries)
         let lastNew = request.previousIndex + UInt64(request.entries.count)
         // Beyond `lastNew` this log may still differ from the leader's.
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.commitBeyondLastNewEntry) {
+                raiseCommit(to: min(request.commit, log.lastIndex))
+            }
+            if Mutation.isOn(.oldAppendTruncates), lastNew < log.lastIndex, lastNew > commitIndex {
+                log.truncate(from: lastNew + 1)
+                durability.overwritten(from: lastNew + 1)
+                unappliedConfigChanges.removeAll { $0 > lastNew }
+            }
+        #endif
         raiseCommit(to: min(request.commit, lastNew))
         answer(.accepted(match: lastNew), to: leader)
     }
@@ -206,6 +230,11 @@ extension RaftCore {
 
     /// Answers an append or a snapshot of `leader` as soon as what the answer says is durable.
     mutating func answer(_ response: Message.AppendResponse, to leader: NodeID) {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.appendAnsweredBeforeDurable) {
+                return sendNow(.appendResponse(response), to: leader, term: term)
+            }
+        #endif
         sendWhenDurable(.appendResponse(response), to: leader, term: term)
     }
 }

@@ -33,7 +33,13 @@ extension RaftCore {
         durability.snapshot = snapshot
         pendingInstall = snapshot
         commitIndex = snapshot.index
+        #if MOONRAFT_MUTATIONS
+            let known = confState
+        #endif
         confState = snapshot.confState
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.snapshotKeepsOldMembership), !known.voters.isEmpty { confState = known }
+        #endif
         unappliedConfigChanges = []
         rebuildProgress()
         answer(.accepted(match: snapshot.index), to: leader)

@@ -60,7 +60,8 @@ struct ReadRequests: Sendable {
         return round + 1
     }
 
-    /// Starts the round that is due and returns its number, or nil if none is.
+    /// Starts the round that is due and returns its number, or nil if none is. The answers to a
+    /// round lead back here, so one that is put off is not forgotten.
     mutating func closeRound() -> UInt64? {
         let isUnderWay = pending.first.map { $0.round <= round } ?? false
         guard isHeartbeatDue || (isRoundDue && !isUnderWay) else { return nil }
@@ -146,8 +147,6 @@ extension RaftCore {
             }
         }
         reads.pending.removeSubrange(..<end)
-        // The next round may have waited for this one.
-        if reads.isRoundDue { outbox.isReplicationDue = true }
     }
 
     /// Lets the reads proceed that waited for the first commit of the term: only now does the
@@ -180,10 +179,28 @@ extension RaftCore {
 
     private mutating func enqueueRead(origin: NodeID?, context: UInt64) {
         var read = ReadRequests.Pending(origin: origin, context: context, index: 0, round: 0)
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readBeforeCommitInTerm), !hasCommittedInTerm {
+                read.index = commitIndex
+                read.round = reads.joinRound()
+                reads.pending.append(read)
+                outbox.isReplicationDue = true
+                return
+            }
+        #endif
         guard hasCommittedInTerm else {
             reads.deferred.append(read)
             return
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readWithoutRound) {
+                if let origin {
+                    return sendNow(.readResponse(id: context, index: commitIndex), to: origin, term: term)
+                }
+                reads.contexts.remove(context)
+                return outbox.readStates.append(ReadState(context: context, index: commitIndex))
+            }
+        #endif
         read.index = commitIndex
         read.round = reads.joinRound()
         reads.pending.append(read)
@@ -200,6 +217,9 @@ extension RaftCore {
         reads.forwarded.append(ReadRequests.Forwarded(id: reads.nextID, contexts: [context]))
         reads.isForwardOpen = true
         sendNow(.readRequest(id: reads.nextID), to: leader, term: term)
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readNumberReused) { return }
+        #endif
         reads.nextID &+= 1
     }
 }

@@ -104,7 +104,7 @@ extension Replica {
         machine.confState = confState.encoded()
         backend.applied(bytes: 0)
         _ = takeOwn(entry)
-        if isInForce, list != nil { membershipChanged() }
+        if isInForce { membershipChanged() }
         if list != nil {
             effects.applied.append(
                 AppliedEntry(index: entry.index, term: entry.term, result: result))
@@ -122,7 +122,7 @@ extension Replica {
 
     func membershipChanged() {
         effects.peers = machine.members
-        effects.removedPeers = machine.removedMembers
-        if machine.isRemoved(raft.id), removedAt == nil { removedAt = lastTick }
+        effects.removedPeers = departedMembers
+        if hasLeft, removedAt == nil { removedAt = lastTick }
     }
 }

@@ -99,6 +99,13 @@ extension Replica {
             }
             return false
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.logReleasedBeforeCommit) {
+                effects.release = LogRelease(
+                    applied: WALSnapshot(index: pending.appliedIndex, term: pending.appliedTerm),
+                    keepFrom: pending.appliedIndex, commit: raft.commitIndex)
+            }
+        #endif
         backend.frozen()
         if !backend.isCompacting {
             backend.committingWaiters += backend.compactionWaiters

@@ -57,7 +57,9 @@ extension Replica {
         let allowed = configuration.requestTimeoutMilliseconds &* 1_000_000
         guard now > allowed else { return }
         let deadline = now &- allowed
-        waiting.entries.expire(before: deadline) { refuse([$0], timeout(before: deadline)) }
+        var expired: [QueuedProposal] = []
+        waiting.entries.expire(before: deadline) { expired.append($0) }
+        refuse(expired, timeout(before: deadline))
         if waiting.uncertain.contains(where: { $0.proposal.since < deadline }) {
             let uncertain = waiting.uncertain
             waiting.uncertain = uncertain.filter { $0.proposal.since >= deadline }

@@ -179,6 +179,17 @@ extension Replica {
         }
     }
 
+    #if MOONRAFT_MUTATIONS
+        /// Proposes again what was forwarded and not answered.
+        func retryForwarded() {
+            for number in waiting.tagged.keys.sorted() {
+                guard case .proposal(let queued)? = waiting.tagged[number]?.kind else { continue }
+                _ = waiting.take(number)
+                waiting.parked.append(.proposal(queued))
+            }
+        }
+    #endif
+
     /// Keeps a command whose entry will never be applied for the next leader. The core's own are let
     /// go: whoever leads makes them anew.
     func proposeAgain(_ queued: QueuedProposal) {
@@ -278,6 +289,9 @@ extension Replica {
     /// Whether the numbers are new; they are old from now on. Numbers ascend within a run, so what
     /// comes late behind a later one is dropped: its sender learns nothing and times out.
     private func noteTaken(_ run: UInt64, through last: UInt64, first: UInt64) -> Bool {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.forwardAcceptedTwice) { return true }
+        #endif
         if let known = takenRequests[run] {
             guard first > known.number else { return false }
         } else if takenRequests.count >= configuration.maxKnownRuns {

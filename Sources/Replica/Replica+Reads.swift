@@ -68,6 +68,11 @@ extension Replica {
 
     /// Serves the confirmed reads whose index is applied.
     func serveReads(now: UInt64) {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.readServedBeforeApplied) {
+                for position in waitingReads.indices { waitingReads[position].index = 0 }
+            }
+        #endif
         let applied = machine.appliedIndex
         guard installing == nil, waitingReads.contains(where: { $0.index <= applied }) else { return }
         let ready = waitingReads.filter { $0.index <= applied }
@@ -89,6 +94,11 @@ extension Replica {
     /// Puts a question to the leader: to itself after confirmation, or to the member that leads.
     func ask(_ question: LeaderQuestion, _ requester: Requester, since: UInt64) {
         if raft.role == .leader {
+            #if MOONRAFT_MUTATIONS
+                if Mutation.isOn(.renewalWithoutConfirmation), case .renew(let id) = question {
+                    return renew(id, requester, since: since, now: since)
+                }
+            #endif
             readBatch.append(Confirmable(.question(question, requester), since: since))
             return
         }

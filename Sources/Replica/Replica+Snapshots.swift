@@ -38,6 +38,12 @@ extension Replica {
             owedSnapshots.removeAll()
             return
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.snapshotCopiedBeforeCommit) {
+                effects.snapshots += owedSnapshots
+                return owedSnapshots.removeAll()
+            }
+        #endif
         // One commit at a time; the next turn after it is done comes back here.
         guard !backend.isCommitting || effects.commit != nil else { return }
         if effects.commit == nil { commitBackend() }
@@ -56,7 +62,8 @@ extension Replica {
                 return
             }
         }
-        effects.unusedSnapshot = metadata
+        // The same one may arrive twice; its file is the one that is being installed.
+        if installing?.metadata.index != metadata.index { effects.unusedSnapshot = metadata }
     }
 
     /// The core hands out the batch that carries the marker.
@@ -68,6 +75,15 @@ extension Replica {
 
     /// Loads the backend once the marker is durable and no earlier commit is under way.
     func installWhenReady() {
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.snapshotInstalledBeforeMarker), let installing, !backend.isCommitting,
+                case .marking = installing.stage
+            {
+                self.installing?.stage = .loading
+                effects.install = installing.metadata
+                return
+            }
+        #endif
         guard let installing, case .marked = installing.stage, !backend.isCommitting else { return }
         self.installing?.stage = .loading
         effects.install = installing.metadata

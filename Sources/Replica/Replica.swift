@@ -90,9 +90,9 @@ package final class Replica {
         backend.isCompacting = machine.store.compactRevision > 0
         divergence = DivergenceCheck(limit: configuration.maxComparedCompactions)
         effects.peers = machine.members
-        effects.removedPeers = machine.removedMembers
+        effects.removedPeers = departedMembers
         waiting.appliedTerm = machine.appliedTerm
-        if machine.isRemoved(raft.id) { removedAt = now }
+        if hasLeft { removedAt = now }
     }
 
     // MARK: Inputs
@@ -237,6 +237,9 @@ package final class Replica {
             answer(transfer.waiter, .leadershipTransferred)
             self.transfer = nil
         }
+        #if MOONRAFT_MUTATIONS
+            if Mutation.isOn(.forwardRetriedAfterLeaderChange) { retryForwarded() }
+        #endif
         if soft.leader == nil { waiting.leaderLostAt = now } else { leaderFound(now: now) }
         if stopDeadline != nil, soft.role != .leader { effects.isStopped = true }
     }
@@ -274,6 +277,17 @@ extension Replica {
     package var canReadWithoutRound: Bool {
         hasAppliedInTerm && raft.role == .leader && raft.confState.voters.count == 1
             && raft.confState.votersOutgoing.isEmpty
+    }
+
+    /// Whether this member was removed and its vote is not needed any more. One that is being removed
+    /// through a joint configuration votes until that is left; it may be needed to leave it.
+    package var hasLeft: Bool {
+        machine.isRemoved(raft.id) && raft.appliedIndex > 0 && !raft.confState.contains(raft.id)
+    }
+
+    /// Removed members whose votes are not needed any more: their connections are to be refused.
+    var departedMembers: [NodeID] {
+        machine.removedMembers.filter { !raft.confState.contains($0) }
     }
 
     /// When `tick` is to be called next, in nanoseconds.

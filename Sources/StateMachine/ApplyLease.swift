@@ -30,6 +30,12 @@ extension StateMachine {
         try refuseWhenCorrupt()
         guard let lease = lessor.lease(id) else { throw .leaseNotFound }
         let expired = origin == .core
+        #if MOONRAFT_MUTATIONS
+            if StateMutation.isOn(.expiryDeletesOnLeaderOnly), expired, !lessor.isPrimary {
+                lessor.remove(id)
+                return ApplyResult(revision: store.currentRevision)
+            }
+        #endif
         let keys = lease.sortedKeys
         var events: EventBatch?
         if !keys.isEmpty {

@@ -66,6 +66,9 @@ extension StateMachine {
         }
         for change in changes {
             make(change)
+            #if MOONRAFT_MUTATIONS
+                if StateMutation.isOn(.membersNotCommitted) { continue }
+            #endif
             persistence.members.insert(change.memberID)
         }
         return ApplyResult(revision: store.currentRevision, effect: .membershipChanged(changes))

@@ -193,6 +193,11 @@ final class Lessor {
     private func start(_ lease: Lease, now: LeaseTime, extendMilliseconds: Int64) {
         lease.expiry = now.adding(seconds: lease.startSeconds)
             .adding(milliseconds: extendMilliseconds)
+        #if MOONRAFT_MUTATIONS
+            if StateMutation.isOn(.newLeaderKeepsOldExpiry), extendMilliseconds > 0 {
+                lease.expiry = now.adding(milliseconds: extendMilliseconds)
+            }
+        #endif
         queueExpiry(lease)
         scheduleCheckpoint(lease, now: now)
     }
@@ -214,6 +219,12 @@ final class Lessor {
         guard isPrimary else { return .notLeader }
         guard let lease = leases[id] else { return .notFound }
         if lease.revokePending || lease.expiry <= now { return .expired }
+        #if MOONRAFT_MUTATIONS
+            if StateMutation.isOn(.renewalLeavesCheckpoint) {
+                lease.expiry = now.adding(seconds: lease.ttlSeconds)
+                return .renewed(ttlSeconds: lease.ttlSeconds)
+            }
+        #endif
         if lease.remainingSeconds > 0 || lease.checkpointPending {
             // The command that takes the note back must be the last one about this lease for a
             // while: put the next checkpoint off.

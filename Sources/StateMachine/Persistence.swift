@@ -87,6 +87,9 @@ extension StateMachine {
                     bucket: .cluster, key: [UInt8](StateKey.clusterVersion.utf8),
                     value: clusterVersion.map { [UInt8]($0.utf8) }))
         }
+        #if MOONRAFT_MUTATIONS
+            if StateMutation.isOn(.leasesNotCommitted) { lessor.clearChanged() }
+        #endif
         for id in lessor.changed.map(UInt64.init(bitPattern:)).sorted() {
             changes.append(
                 BucketChange(
@@ -116,6 +119,10 @@ extension StateMachine {
         func meta(_ key: String, _ value: [UInt8]) -> BucketChange {
             BucketChange(bucket: .meta, key: [UInt8](key.utf8), value: value)
         }
+        #if MOONRAFT_MUTATIONS
+            let appliedIndex =
+                StateMutation.isOn(.appliedIndexBehindData) && appliedIndex > 2 ? appliedIndex - 1 : appliedIndex
+        #endif
         var changes = [
             meta(StateKey.confState, confState),
             meta(StateKey.appliedIndex, StateBytes.bigEndian(appliedIndex)),

@@ -163,6 +163,9 @@ package final class WAL {
             preconditionFailure("\(error.rawValue): \(hardState) on \(state)")
         }
         encoder.append(.hardState, hardState.term, hardState.vote, hardState.commit)
+        #if MOONRAFT_MUTATIONS
+            if StorageMutation.isOn(.voteWithoutSync) { return try boundBuffer() }
+        #endif
         if hardState.term != before.term || hardState.vote != before.vote {
             needsSynchronization = true
         }
@@ -193,6 +196,9 @@ package final class WAL {
     @discardableResult
     package func flush() throws(WALError) -> Bool {
         try checkPoison()
+        #if MOONRAFT_MUTATIONS
+            if StorageMutation.isOn(.flushWithoutSync) { needsSynchronization = false }
+        #endif
         let synchronizes = needsSynchronization
         try guarded { () throws(DiskError) in
             try writeOut()
@@ -246,6 +252,12 @@ package final class WAL {
             index <= state.hardState.commit &+ 1,
             "truncate before \(index), above commit index \(state.hardState.commit)")
         try guarded { () throws(DiskError) in
+            #if MOONRAFT_MUTATIONS
+                if StorageMutation.isOn(.truncatesLiveSegment), segments.count > 1 {
+                    try giveUp(segments[0])
+                    segments.removeFirst()
+                }
+            #endif
             while segments.count > 1, segments[1].firstIndex <= index {
                 try giveUp(segments[0])
                 segments.removeFirst()

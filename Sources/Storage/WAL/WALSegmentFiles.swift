@@ -36,6 +36,11 @@ extension WAL {
         try disk.synchronize(spare)
         let path = directory + "/" + header.name
         try disk.rename(directory + "/" + WALFormat.spareName, to: path)
+        #if MOONRAFT_MUTATIONS
+            if StorageMutation.isOn(.segmentNameNotDurable) {
+                return DiskFile(descriptor: spare.descriptor, path: path)
+            }
+        #endif
         try disk.synchronizeDirectory(directory)
         return DiskFile(descriptor: spare.descriptor, path: path)
     }

@@ -1,0 +1,593 @@
+// A member's process: it feeds the replica, and does what the replica's effects say, as the node does with
+// threads and files.
+
+import MVCC
+import RaftCore
+import Replica
+import StateMachine
+import Storage
+
+extension Simulation {
+    static let walDirectory = "/wal"
+    /// Far more than a turn can need: the entries of a whole run, one in each round.
+    private static let maxRoundsOfTurn = 20_000
+
+    // MARK: Start and end
+
+    /// Starts a member's process from what its disk holds.
+    func start(_ member: SimulatedMember) {
+        guard member.fate == .alive, !member.isRunning else { return }
+        member.run += 1
+        let clockOffset = hostRandom.within(0...1_000 * second)
+        let machine = StateMachine(
+            store: MVCCStore(configuration: storeConfiguration),
+            reader: BackendStateRecordReader(member.backend), configuration: machineConfiguration)
+        do {
+            let recovered = try Recovered(
+                machine: machine, host: SimulatedRecoveryHost(member: member), disk: member.disk,
+                options: recoveryOptions(member, now: now + clockOffset))
+            let process = MemberProcess(
+                replica: recovered.replica, wal: recovered.wal,
+                reader: BackendStateRecordReader(member.backend), clockOffset: clockOffset)
+            checkRecovered(member, process)
+            member.process = process
+            trace.note(now, 1, member.id, process.replica.lastIndex)
+            trace.write(
+                now, "m\(member.id) starts: applied \(machine.appliedIndex), log to "
+                    + "\(process.replica.lastIndex), term \(process.replica.term), torn "
+                    + "\(recovered.tornTail != nil)")
+            scheduleTurn(member, process)
+        } catch {
+            trace.write(now, "m\(member.id) cannot start: \(error)")
+            if member.isDamaged {
+                member.fate = .lost
+            } else if member.disk.hasFailed {
+                stop(member, losesPower: false)
+            } else {
+                checker.fail("member \(member.id) cannot start: \(error)")
+            }
+        }
+    }
+
+    private var storeConfiguration: MVCCConfiguration {
+        var configuration = MVCCConfiguration()
+        // Hundreds of small stores: small chunks.
+        configuration.indexChunkBytes = 64 << 10
+        configuration.recordChunkBytes = 1 << 10
+        configuration.recentRecordBytes = 4 << 10
+        configuration.pinnedReaders = 4
+        return configuration
+    }
+
+    private var machineConfiguration: StateMachineConfiguration {
+        var configuration = StateMachineConfiguration()
+        configuration.minimumLeaseTTLSeconds = 1
+        // Short enough that leases of seconds are checkpointed.
+        configuration.leaseCheckpointIntervalMilliseconds = 1_500
+        configuration.leaseRevokeRetryMilliseconds = 1_000
+        configuration.outstandingLeaseRevokes = 2
+        return configuration
+    }
+
+    private func recoveryOptions(_ member: SimulatedMember, now: Nanoseconds) -> RecoveryOptions {
+        var raft = RaftConfiguration(id: member.id)
+        raft.electionTicks = knobs.electionTicks
+        raft.heartbeatTicks = knobs.heartbeatTicks
+        raft.preVote = knobs.preVote
+        raft.maxEntriesBytesPerMessage = knobs.maxEntriesBytesPerMessage
+        raft.maxInflightMessages = knobs.maxInflightMessages
+        raft.maxCommittedBytesPerReady = knobs.maxCommittedBytesPerReady
+        raft.maxRetainedEntries = knobs.catchUpEntries
+        raft.maxCatchUpEntries = knobs.catchUpEntries * 2
+        let wal = WALConfiguration(segmentBytes: knobs.segmentBytes)
+        raft.maxEntryBytes = wal.maxEntryBytes
+        var replica = ReplicaConfiguration()
+        replica.tickMilliseconds = knobs.tick / millisecond
+        replica.electionTicks = knobs.electionTicks
+        replica.backendIntervalMilliseconds = knobs.backendInterval / millisecond
+        replica.backendBatchRecords = knobs.backendBatchRecords
+        replica.requestTimeoutMilliseconds = knobs.requestTimeout / millisecond
+        replica.compactionBatch = knobs.compactionBatch
+        replica.snapshotCount = knobs.snapshotCount
+        replica.catchUpEntries = UInt64(knobs.catchUpEntries)
+        replica.maxEntriesPerApplyBatch = knobs.maxEntriesPerApplyBatch
+        replica.clusterVersion = "3.6.0"
+        var options = RecoveryOptions(
+            beginning: member.founders.isEmpty ? .join : .found(member.founders), clusterID: 1,
+            memberID: member.id,
+            member: Member(
+                id: member.id, name: "m\(member.id)", peerURLs: ["http://m\(member.id)"],
+                clientURLs: ["http://c\(member.id)"]),
+            walDirectory: Self.walDirectory, raft: raft, salt: hostRandom.next(),
+            randomSeed: hostRandom.next(), run: hostRandom.next(), now: now)
+        options.wal = wal
+        options.replica = replica
+        return options
+    }
+
+    /// What was durable must be there again.
+    private func checkRecovered(_ member: SimulatedMember, _ process: MemberProcess) {
+        let old = member.mirror
+        let raft = process.replica.raft
+        var entries: [Entry] = []
+        var index = raft.log.firstIndex
+        while let entry = raft.log.entry(at: index) {
+            entries.append(entry)
+            index += 1
+        }
+        var new = LogMirror(
+            snapshotIndex: raft.log.snapshotIndex, snapshotTerm: raft.log.snapshotTerm, entries: entries)
+        new.durableTerm = raft.term
+        new.durableVote = raft.vote
+        checker.recovered(member.id, old: old, new: new)
+        member.mirror = new
+    }
+
+    /// Ends a member's process at once. With `losesPower` what its disk had not synchronized goes
+    /// through chance.
+    func stop(_ member: SimulatedMember, losesPower: Bool) {
+        if let process = member.process {
+            cutWrites(member, process)
+            trace.write(now, "m\(member.id) ends, power \(losesPower ? "lost" : "kept")")
+        }
+        trace.note(now, 2, member.id, losesPower ? 1 : 0)
+        member.process = nil
+        member.disk.crash(
+            losesPower: losesPower, keepPerMille: knobs.keptSectorsPerMille, random: &hostRandom)
+        abandonOperations(of: member.id)
+        // Whoever ends by itself once nothing fails any more is started again at once, as by an init system.
+        if isQuiet, member.fate == .alive { schedule(.endFault(.restart(member.id)), after: second) }
+    }
+
+    /// The end may come in the middle of a write, and of a commit.
+    private func cutWrites(_ member: SimulatedMember, _ process: MemberProcess) {
+        if process.logJobsUnderWay > 0, hostRandom.chance(500) {
+            member.disk.fault = SimulatedDisk.Fault(
+                after: hostRandom.within(0...4), code: SimulatedDisk.inputOutputError)
+            do { try write(process.logQueue.prefix(process.logJobsUnderWay).map(\.job), process.wal) } catch {
+                trace.write(now, "m\(member.id) is cut off in a write")
+            }
+        }
+        if process.isBackendBusy, hostRandom.chance(500), case .commit(let pending)? = process.backendQueue.first {
+            member.backend.state.apply(pending)
+        } else if process.isBackendBusy, hostRandom.chance(500),
+            case .install(let metadata)? = process.backendQueue.first,
+            let file = member.snapshots.first(where: { $0.metadata == metadata })
+        {
+            member.backend.state = file.state
+        }
+    }
+
+    // MARK: Turns
+
+    func post(_ input: ReplicaInput, to member: SimulatedMember) {
+        guard let process = member.process else { return }
+        process.mailbox.append(input)
+        scheduleTurn(member, process)
+    }
+
+    func scheduleTurn(_ member: SimulatedMember, _ process: MemberProcess) {
+        if process.isTurnScheduled || process.isPaused { return }
+        process.isTurnScheduled = true
+        schedule(.turn(member.id, run: member.run), after: hostRandom.within(knobs.turnDelay))
+    }
+
+    func wake(_ id: NodeID, _ run: Int) {
+        guard let (member, process) = process(id, run), process.scheduledWake <= now else { return }
+        process.scheduledWake = .max
+        scheduleTurn(member, process)
+    }
+
+    func clock(_ process: MemberProcess) -> Nanoseconds { now + process.clockOffset }
+
+    /// One turn of the replica thread.
+    func turn(_ id: NodeID, _ run: Int) {
+        guard let (member, process) = process(id, run) else { return }
+        process.isTurnScheduled = false
+        if process.isPaused { return }
+        let replica = process.replica
+        let inputs = process.mailbox
+        process.mailbox.removeAll(keepingCapacity: true)
+        let time = clock(process)
+        for input in inputs { replica.handle(input, now: time) }
+        if time >= replica.nextWake { replica.tick(now: time) }
+        var rounds = 0
+        while replica.hasEffects, member.process === process {
+            carryOut(replica.takeEffects(now: time), member, process)
+            if checker.failure != nil { return }
+            rounds += 1
+            if rounds > Self.maxRoundsOfTurn {
+                return checker.fail("member \(id) finds no end in one turn: \(replica.takeEffects(now: time))")
+            }
+        }
+        guard member.process === process else { return }
+        let wake = max(replica.nextWake, time) - process.clockOffset
+        if wake < process.scheduledWake || process.scheduledWake <= now {
+            process.scheduledWake = wake
+            queue.schedule(.wake(id, run: run), at: wake)
+        }
+    }
+
+    /// Does what the replica says, in the order that Effects.swift demands.
+    private func carryOut(_ effects: Effects, _ member: SimulatedMember, _ process: MemberProcess) {
+        if let reason = effects.fatal {
+            checker.fail("member \(member.id) stops itself: \(reason)")
+            return
+        }
+        if effects.peers != nil { process.refusedPeers = effects.removedPeers }
+        if let batch = effects.persist { handOut(batch, member, process) }
+        observe(effects, member, process)
+        for message in effects.messages { send(message, from: member) }
+        if effects.persist != nil { startLog(member, process) }
+        // A snapshot taken over in this turn comes before what was applied on top of it.
+        if let revision = effects.restoredRevision { restored(revision, member, process) }
+        for applied in effects.applied {
+            checker.applied(applied, by: member.id)
+            trace.note(now, 3, member.id, applied.index, applied.term)
+            if let batch = applied.result.events { publish(batch, member, process) }
+        }
+        for pending in effects.answers {
+            guard let waiter = pending.waiter as? OperationWaiter else { continue }
+            checker.require(!waiter.isAnswered, "operation \(waiter.number) is answered twice")
+            waiter.isAnswered = true
+            answered(waiter.number, pending.answer, member, process)
+        }
+        if let pending = effects.commit { enqueue(.commit(pending), member, process) }
+        for request in effects.snapshots { enqueue(.copy(request), member, process) }
+        if let metadata = effects.install { enqueue(.install(metadata), member, process) }
+        if let revision = effects.hashCompaction {
+            enqueue(.hash(compactRevision: revision), member, process)
+        }
+        if let release = effects.release {
+            process.logQueue.append((.release(release), .max))
+            startLog(member, process)
+        }
+        if let unused = effects.unusedSnapshot {
+            member.snapshots.removeAll { $0.metadata == unused }
+        }
+        if effects.isRemoved {
+            member.fate = .removed
+            stop(member, losesPower: false)
+        } else if effects.isStopped {
+            stop(member, losesPower: false)
+        }
+    }
+
+    /// What the checker wants to know of a member after each of its steps.
+    private func observe(_ effects: Effects, _ member: SimulatedMember, _ process: MemberProcess) {
+        let replica = process.replica
+        if let soft = effects.softState {
+            trace.note(now, 4, member.id, soft.term, UInt64(soft.role.rawValue))
+            trace.write(now, "m\(member.id) \(soft.role) in term \(soft.term), leader \(soft.leader ?? 0)")
+            if soft.role == .leader {
+                checker.becameLeader(member.id, term: soft.term, log: member.mirror)
+            }
+        }
+        let commit = min(replica.commitIndex, member.mirror.lastIndex)
+        if commit != process.commitIndex {
+            if replica.role == .leader, member.mirror.term(at: commit) == replica.term, commit > process.commitIndex {
+                checker.counted(
+                    index: commit, term: replica.term, leader: member.id,
+                    memberships: [process.confState, replica.raft.confState]
+                ) { holds($0, index: commit, term: replica.term) }
+            }
+            checker.committed(
+                through: max(commit, min(process.commitIndex, replica.commitIndex)), after: process.commitIndex,
+                by: member.id, log: member.mirror)
+            process.commitIndex = max(commit, process.commitIndex)
+        }
+        if replica.raft.snapshotBeingInstalled == nil, replica.machine.appliedIndex > 0 {
+            checker.membership(
+                replica.raft.confState, listed: replica.machine.members, by: member.id)
+        }
+        if process.confState != replica.raft.confState {
+            process.confState = replica.raft.confState
+            trace.write(now, "m\(member.id) membership \(process.confState)")
+        }
+        checker.require(
+            replica.machine.appliedIndex <= max(replica.commitIndex, process.commitIndex),
+            "member \(member.id) has applied \(replica.machine.appliedIndex), committed is \(replica.commitIndex)")
+    }
+
+    private func holds(_ id: NodeID, index: LogIndex, term: Term) -> Bool {
+        guard let mirror = member(id)?.mirror, mirror.durableLast >= index else { return false }
+        return index <= mirror.snapshotIndex || mirror.term(at: index) == term
+    }
+
+    // MARK: Messages
+
+    private func send(_ message: PeerMessage, from member: SimulatedMember) {
+        if case .raft(let raft) = message {
+            checker.sending(
+                raft, log: member.mirror, currentTerm: member.process?.replica.term ?? raft.term)
+        }
+        trace.write(now, "m\(member.id) -> m\(message.to) \(brief(message))")
+        for arrival in network.arrivals(from: member.id, to: message.to, now: now) {
+            queue.schedule(.deliver(message), at: arrival)
+        }
+    }
+
+    func deliver(_ message: PeerMessage) {
+        guard let member = member(message.to), member.isRunning else {
+            // The connection is refused; the sender hears of it.
+            if let sender = self.member(message.from), sender.isRunning, hostRandom.chance(200) {
+                post(.unreachable(message.to), to: sender)
+            }
+            return
+        }
+        trace.note(now, 5, message.from, message.to)
+        if member.process?.refusedPeers.contains(message.from) == true { return }
+        post(.received(message), to: member)
+    }
+
+    // MARK: The log
+
+    private func handOut(_ batch: PersistBatch, _ member: SimulatedMember, _ process: MemberProcess) {
+        trace.note(now, 6, member.id, batch.sequence, UInt64(batch.entries.count))
+        if let snapshot = batch.snapshot {
+            checker.require(
+                checker.isCommitted(index: snapshot.index, term: snapshot.term),
+                "member \(member.id) takes a snapshot at \(snapshot.index) over, which is not committed")
+        }
+        let isWhole = member.mirror.handOut(batch)
+        checker.require(isWhole, "member \(member.id) persists a log with a gap: \(batch)")
+        checker.handedOut(batch, by: member.id, log: member.mirror)
+        let overwritten = batch.snapshot?.index ?? batch.entries.first.map { $0.index - 1 } ?? .max
+        for position in process.logQueue.indices {
+            process.logQueue[position].vouchesThrough = min(
+                process.logQueue[position].vouchesThrough, overwritten)
+        }
+        process.logQueue.append((.persist(batch), member.mirror.lastIndex))
+    }
+
+    private func startLog(_ member: SimulatedMember, _ process: MemberProcess) {
+        guard process.logJobsUnderWay == 0, !process.logQueue.isEmpty else { return }
+        process.logJobsUnderWay = process.logQueue.count
+        let isSlow = !isQuiet && hostRandom.chance(knobs.slowSyncPerMille)
+        schedule(
+            .logDone(member.id, run: member.run),
+            after: hostRandom.within(isSlow ? knobs.slowSyncTime : knobs.syncTime))
+    }
+
+    func logDone(_ id: NodeID, _ run: Int) {
+        guard let (member, process) = process(id, run) else { return }
+        let jobs = Array(process.logQueue.prefix(process.logJobsUnderWay))
+        do {
+            try write(jobs.map(\.job), process.wal)
+            if process.wal.needsPreparation, hostRandom.chance(300) { try process.wal.prepareSegment() }
+        } catch {
+            // The node stops here, whatever it was.
+            trace.write(now, "m\(id) log: \(error)")
+            checker.require(member.disk.hasFailed, "member \(id): \(error)")
+            return stop(member, losesPower: hostRandom.chance(knobs.powerLossPerMille))
+        }
+        process.logQueue.removeFirst(jobs.count)
+        process.logJobsUnderWay = 0
+        var last: UInt64?
+        for (job, vouchesThrough) in jobs {
+            guard case .persist(let batch) = job else { continue }
+            last = batch.sequence
+            if let state = batch.hardState {
+                member.mirror.durableTerm = state.term
+                member.mirror.durableVote = state.vote
+            }
+            if batch.snapshot != nil || !batch.entries.isEmpty {
+                member.mirror.durableLast = max(member.mirror.durableLast, vouchesThrough)
+            }
+        }
+        if let last { post(.persisted(sequence: last), to: member) }
+        startLog(member, process)
+    }
+
+    /// The log writer's work, as Node/LogWriter.swift does it.
+    private func write(_ jobs: [LogJob], _ wal: WAL) throws {
+        var needsFlush = false
+        for job in jobs {
+            switch job {
+            case .persist(let batch):
+                try wal.append(batch)
+                needsFlush = true
+            case .release(let release):
+                if needsFlush { try wal.flush() }
+                needsFlush = false
+                try wal.release(release)
+            }
+        }
+        if needsFlush { try wal.flush() }
+    }
+
+    // MARK: The backend
+
+    private func enqueue(_ job: BackendJob, _ member: SimulatedMember, _ process: MemberProcess) {
+        process.backendQueue.append(job)
+        startBackend(member, process)
+    }
+
+    private func startBackend(_ member: SimulatedMember, _ process: MemberProcess) {
+        guard !process.isBackendBusy, !process.backendQueue.isEmpty else { return }
+        process.isBackendBusy = true
+        schedule(.backendDone(member.id, run: member.run), after: hostRandom.within(knobs.commitTime))
+    }
+
+    func backendDone(_ id: NodeID, _ run: Int) {
+        guard let (member, process) = process(id, run), !process.backendQueue.isEmpty else { return }
+        process.isBackendBusy = false
+        let job = process.backendQueue.removeFirst()
+        switch job {
+        case .commit(let pending):
+            checker.backendCommits(
+                index: pending.appliedIndex, term: pending.appliedTerm, log: member.mirror, by: id)
+            member.backend.state.apply(pending)
+            post(.backendCommitted(pending), to: member)
+        case .copy(let request): sendSnapshot(request, member)
+        case .install(let metadata):
+            guard let file = member.snapshots.first(where: { $0.metadata == metadata }) else {
+                return checker.fail("member \(id) installs a snapshot at \(metadata.index) that never arrived")
+            }
+            member.backend.state = file.state
+            member.snapshots.removeAll { $0.metadata.index < metadata.index }
+            post(.snapshotInstalled(file.state), to: member)
+        case .hash(let revision):
+            let machine = process.replica.machine
+            // A later compaction makes this one's hash impossible, and unnecessary.
+            if let found = try? machine.store.hash(revision: revision, reader: process.reader),
+                found.compactRevision == revision
+            {
+                post(.compactionHashed(compactRevision: revision, hash: found.hash), to: member)
+            }
+        }
+        startBackend(member, process)
+    }
+
+    // MARK: Snapshots
+
+    private func sendSnapshot(_ request: SnapshotRequest, _ member: SimulatedMember) {
+        let state = member.backend.state
+        guard let stored = state.value(.meta, StateKey.confState), let confState = ConfState(stored: stored)
+        else { return checker.fail("member \(member.id) copies a backend without a membership") }
+        let metadata = SnapshotMetadata(
+            index: state.appliedIndex, term: state.appliedTerm, confState: confState)
+        if case .snapshot(let asked) = request.message.body {
+            checker.require(
+                metadata.index >= asked.index,
+                "member \(member.id) was asked for a snapshot at \(asked.index) and copies one at \(metadata.index)")
+        }
+        var message = request.message
+        message.body = .snapshot(metadata)
+        let transfer = SnapshotTransfer(
+            from: member.id, fromRun: member.run, to: request.to, message: message,
+            file: SnapshotFile(metadata: metadata, state: state))
+        let time = hostRandom.within(knobs.delay) * 20 + UInt64(state.records.count) * 20 * microsecond
+        let isBroken =
+            !isQuiet && (breaksTransfers ? hostRandom.chance(800) : hostRandom.chance(100))
+            || network.isCut(from: member.id, to: request.to)
+        trace.write(now, "m\(member.id) sends a snapshot at \(metadata.index) to m\(request.to), broken \(isBroken)")
+        schedule(isBroken ? .snapshotEnds(transfer, succeeded: false) : .snapshotArrives(transfer), after: time)
+    }
+
+    func snapshotArrives(_ transfer: SnapshotTransfer) {
+        guard let member = member(transfer.to), let process = member.process,
+            !network.isCut(from: transfer.from, to: transfer.to),
+            !process.refusedPeers.contains(transfer.from)
+        else { return snapshotEnds(transfer, false) }
+        if !member.snapshots.contains(where: { $0.metadata == transfer.file.metadata }) {
+            member.snapshots.append(transfer.file)
+        }
+        trace.note(now, 7, transfer.to, transfer.file.metadata.index)
+        post(.snapshotArrived(transfer.message), to: member)
+        snapshotEnds(transfer, true)
+    }
+
+    func snapshotEnds(_ transfer: SnapshotTransfer, _ succeeded: Bool) {
+        guard let (member, _) = process(transfer.from, transfer.fromRun) else { return }
+        post(.snapshotSent(to: transfer.to, succeeded: succeeded), to: member)
+    }
+
+    // MARK: Events
+
+    private func publish(_ batch: EventBatch, _ member: SimulatedMember, _ process: MemberProcess) {
+        checker.published(batch, after: process.publishedRevision, by: member.id)
+        process.publishedRevision = batch.revision
+    }
+
+    /// A snapshot was taken over: what lies between comes from history.
+    private func restored(_ revision: Int64, _ member: SimulatedMember, _ process: MemberProcess) {
+        snapshotsInstalled += 1
+        trace.write(now, "m\(member.id) restored to revision \(revision)")
+        let store = process.replica.machine.store
+        var next = process.publishedRevision + 1
+        checker.require(
+            revision >= process.publishedRevision,
+            "member \(member.id) goes back from revision \(process.publishedRevision) to \(revision)")
+        if next < store.compactRevision { next = store.compactRevision }
+        process.publishedRevision = max(process.publishedRevision, min(next - 1, revision))
+        do {
+            let end = try store.history(
+                from: next, through: revision, maxEvents: .max, maxBytes: .max, reader: process.reader
+            ) { batch in
+                // At the compaction revision itself only what is still there comes back.
+                if batch.revision > store.compactRevision {
+                    checker.published(batch, after: batch.revision - 1, by: member.id)
+                }
+            }
+            checker.require(
+                end == revision + 1, "member \(member.id) has history up to \(end), restored to \(revision)")
+        } catch {
+            checker.fail("member \(member.id) has no history after a snapshot: \(error)")
+        }
+        process.publishedRevision = revision
+    }
+
+    private func brief(_ message: PeerMessage) -> String {
+        switch message {
+        case .raft(let raft):
+            if case .append(let request) = raft.body {
+                return "t\(raft.term) append after \(request.previousIndex) × \(request.entries.count), commit "
+                    + "\(request.commit)"
+            }
+            return "t\(raft.term) \(raft.body)"
+        case .request(let request): return "t\(request.term) request \(request.number)"
+        case .reply(let reply): return "reply \(reply.number) × \(reply.count) \(reply.body)"
+        case .report(let report): return "hash of compaction \(report.compactRevision)"
+        }
+    }
+}
+
+extension WAL {
+    /// Appends what one batch of the replica says, so that every prefix of it is a valid state.
+    fileprivate func append(_ batch: PersistBatch) throws(WALError) {
+        let hardState = batch.hardState.map {
+            WALHardState(term: $0.term, vote: $0.vote, commit: $0.commit)
+        }
+        if var first = hardState {
+            first.commit = self.hardState.commit
+            try append(first)
+        }
+        if let snapshot = batch.snapshot {
+            try append(WALSnapshot(index: snapshot.index, term: snapshot.term), restartsLog: true)
+        }
+        for entry in batch.entries {
+            let result = entry.data.withUnsafeBytes { payload -> Result<Void, WALError> in
+                Result { () throws(WALError) in
+                    try append(
+                        WALEntry(
+                            index: entry.index, term: entry.term, kind: entry.kind.rawValue,
+                            payload: payload))
+                }
+            }
+            try result.get()
+        }
+        if var last = hardState {
+            last.commit = max(last.commit, self.hardState.commit)
+            try append(last)
+        }
+    }
+
+    /// Notes how far the backend is and gives up what nobody needs.
+    fileprivate func release(_ release: LogRelease) throws(WALError) {
+        var state = hardState
+        state.commit = max(state.commit, min(release.commit, lastIndex))
+        try append(state)
+        if release.applied.index > snapshot.index {
+            try append(release.applied, restartsLog: false)
+        }
+        try flush()
+        try truncate(before: min(release.keepFrom, state.commit &+ 1))
+    }
+}
+
+/// Gives recovery the member's backend and snapshot files.
+struct SimulatedRecoveryHost: RecoveryHost {
+    let member: SimulatedMember
+
+    func stateReader() throws -> any StateReader { member.backend.state }
+
+    func commit(_ pending: PendingCommit) throws { member.backend.state.apply(pending) }
+
+    func installSnapshot(index: UInt64, term: UInt64) throws -> Bool {
+        guard let file = member.snapshots.first(where: { $0.metadata.index == index && $0.metadata.term == term })
+        else { return false }
+        member.backend.state = file.state
+        return true
+    }
+}
