@@ -1,6 +1,6 @@
 # Everything a developer or an operator types. The work is done by scripts/, so that each can be read and run alone.
 
-.PHONY: run build test lint format bench proto docs clean
+.PHONY: run build test lint format bench proto docs sim sim-long sim-mutations clean
 
 run: build
 	exec bin/moonraft --config config/moonraft.toml $(ARGS)
@@ -28,6 +28,18 @@ proto:
 
 docs:
 	scripts/docs.sh
+
+# The simulator (docs/simulation.md): bin/moonraft-sim --seed N [--trace].
+sim:
+	scripts/sim.sh
+
+# Many seeds: make sim-long SEEDS=10000 [FROM=1]
+sim-long: sim
+	SEEDS=$(SEEDS) FROM=$(FROM) scripts/sim-long.sh
+
+# Whether the simulator finds the bugs that are planted for it.
+sim-mutations:
+	scripts/sim.sh --mutations
 
 clean:
 	rm -rf .build .build-debug .build-release .build-tools .build-venv bin
