@@ -60,7 +60,7 @@ extension Replica {
 
     var backendWake: UInt64 {
         var wake = UInt64.max
-        // Nothing of this is done before the snapshot is in place (`advanceBackend`).
+        // Nothing is done meanwhile, so nothing is due either: else the host would never rest.
         if installing != nil { return wake }
         if backend.isCompacting { wake = backend.nextCompactionStep }
         if !backend.isCommitting, backend.unfrozenEntries > 0 {

@@ -248,7 +248,7 @@ extension Replica {
         // Of forgotten terms nothing may be said: what is refused here, its sender proposes again, and a
         // repetition of what was taken would be two entries. A later term's first entry tells the
         // sender what became of it.
-        guard request.term <= raft.term, request.term > forgottenTerm else { return }
+        guard request.term <= raft.term, request.term > uncertainTerm else { return }
         var count: UInt64 = 1
         if case .propose(let entries) = request.body { count = UInt64(entries.count) }
         guard count > 0, request.number <= .max - count,
@@ -316,8 +316,9 @@ extension Replica {
         } else if takenRequests.count >= configuration.maxKnownRuns {
             // Runs of earlier terms cannot be accepted any more whatever they repeat.
             let term = raft.term
-            forgottenTerm = max(forgottenTerm, term - min(term, 1))
             takenRequests = takenRequests.filter { $0.value.term == term }
+            // Whether they were taken is forgotten with them.
+            uncertainTerm = max(uncertainTerm, term - 1)
             if takenRequests.count >= configuration.maxKnownRuns { return false }
         }
         takenRequests[run] = (last, raft.term)

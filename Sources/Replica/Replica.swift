@@ -31,15 +31,15 @@ package final class Replica {
     var waiting = Waiting()
     /// Commands of this turn, proposed or forwarded as one batch.
     var proposals: [QueuedProposal] = []
-    /// Reads and renewals of this turn, which share one read request.
+    /// Reads and renewals that share the next read request.
     var readBatch: [Confirmable] = []
     var requestNumber: UInt64 = 1
     var readNumber: UInt64 = 1
     /// Per run of another member, the last request number that was taken, and the term it came in.
     var takenRequests: [UInt64: (number: UInt64, term: Term)] = [:]
-    /// Which requests of terms up to this one were taken is not known any more: an earlier run of
-    /// this member may have led then, or their runs were forgotten.
-    var forgottenTerm: Term
+    /// Of requests of this term and earlier ones it is not known here whether they were taken: this member may
+    /// have led then, in an earlier run. They are not answered, since every refusal is final.
+    var uncertainTerm: Term
     var changes = ChangeQueue()
     /// Members that nothing can be sent to at present.
     var unreachable: [NodeID] = []
@@ -85,9 +85,9 @@ package final class Replica {
         self.member = member
         self.run = run
         self.configuration = configuration
+        uncertainTerm = raft.term
         nextTick = now &+ configuration.tickNanoseconds
         lastTick = now
-        forgottenTerm = raft.term
         autoCompactor = AutoCompactor(configuration.autoCompaction, now: now / 1_000_000)
         backend = BackendSchedule(releasedIndex: machine.appliedIndex)
         // A compaction that a crash cut short goes on; without one the first step says so.
@@ -109,7 +109,7 @@ package final class Replica {
         switch input {
         case .propose(let proposal):
             proposals.append(QueuedProposal(proposal: proposal, since: now))
-        case .read(let waiter): readBatch.append(Confirmable(.read(waiter), since: now))
+        case .read(let waiter): read(waiter, now: now)
         case .leaseRenew(let id, let waiter):
             ask(.renew(id), .local(waiter), since: now)
         case .leaseTimeToLive(let id, let withKeys, let waiter):
@@ -191,7 +191,7 @@ package final class Replica {
     /// false.
     package func takeEffects(now: UInt64) -> Effects {
         if !proposals.isEmpty { propose(now: now) }
-        if !readBatch.isEmpty { confirm(now: now) }
+        if hasReadsToConfirm { confirm(now: now) }
         if !changes.isEmpty { proposeChanges() }
         if raft.hasReady { takeReady(now: now) }
         if installing != nil { installWhenReady() }
@@ -204,7 +204,7 @@ package final class Replica {
 
     /// Whether `takeEffects` has something to give.
     package var hasEffects: Bool {
-        raft.hasReady || !proposals.isEmpty || !readBatch.isEmpty || effects.hasAny
+        raft.hasReady || !proposals.isEmpty || hasReadsToConfirm || effects.hasAny
             || mayInstall || mayCopy
     }
 

@@ -88,6 +88,10 @@ final class Checker {
             fail("members \(other) and \(member) lead term \(term)")
         }
         leaders[term] = member
+        require(
+            log.durableTerm == term && log.durableVote == member,
+            "member \(member) leads term \(term), and its own vote is not durable: \(log.durableVote) in term "
+                + "\(log.durableTerm)")
         guard let last = committed.last else { return }
         let index = Self.firstCommitted + UInt64(committed.count) - 1
         if last.term > term || index <= log.snapshotIndex { return }
@@ -101,7 +105,7 @@ final class Checker {
     ///
     /// An answer of an earlier term may leave late: what it rested on may have been overwritten since, and
     /// nobody is bound by it any more.
-    func sending(_ message: Message, log: LogMirror, currentTerm: Term) {
+    func sending(_ message: Message, log: LogMirror, currentTerm: Term, role: Role) {
         func durable(term: Term, _ what: String) {
             require(
                 log.durableTerm >= term,
@@ -118,7 +122,7 @@ final class Checker {
             durable(term: message.term, "a vote request")
             durable(vote: message.from, "a vote request")
             require(
-                log.durableLast >= request.lastIndex || currentTerm > message.term,
+                log.durableLast >= request.lastIndex || currentTerm > message.term || role != .candidate,
                 "member \(message.from) asks for votes with entry \(request.lastIndex), durable is "
                     + "\(log.durableLast)")
         case .voteResponse(let response) where !response.isPreVote && response.isGranted:
@@ -170,7 +174,12 @@ final class Checker {
     }
 
     /// State machine safety (thesis 3.6): what one member takes for committed, no member ever sees changed.
-    func committed(through index: LogIndex, after before: LogIndex, by member: NodeID, log: LogMirror) {
+    ///
+    /// - Parameter mayExtend: whether the member leads, or did when the turn began: others learn from a leader.
+    func committed(
+        through index: LogIndex, after before: LogIndex, by member: NodeID, log: LogMirror,
+        mayExtend: Bool = true
+    ) {
         require(index >= before, "member \(member) moves its commit index back from \(before) to \(index)")
         var next = max(before + 1, Self.firstCommitted, log.snapshotIndex + 1)
         while next <= index {
@@ -185,6 +194,8 @@ final class Checker {
                     "entry \(next) was committed in term \(other.term); member \(member) commits another one of "
                         + "term \(slot.term)")
             } else {
+                require(
+                    mayExtend, "member \(member) commits entry \(next) of term \(slot.term), which no leader has")
                 guard position == committed.count else {
                     return fail("member \(member) commits entry \(next) before \(next - 1) was")
                 }
@@ -195,6 +206,8 @@ final class Checker {
     }
 
     var committedIndex: LogIndex { Self.firstCommitted + UInt64(committed.count) - 1 }
+
+    var committedTerm: Term { committed.last?.term ?? 1 }
 
     func isCommitted(index: LogIndex, term: Term) -> Bool {
         guard index >= Self.firstCommitted else { return true }
@@ -304,21 +317,25 @@ final class Checker {
 // MARK: - Disks
 
 extension Checker {
-    /// A member came back: everything that a completed synchronize vouched for must be there.
-    func recovered(_ member: NodeID, old: LogMirror, new: LogMirror) {
-        require(
-            new.durableTerm >= old.durableTerm,
-            "member \(member) comes back in term \(new.durableTerm), durable was \(old.durableTerm)")
-        require(
-            new.durableTerm > old.durableTerm || old.durableVote == 0 || new.durableVote == old.durableVote,
-            "member \(member) comes back with vote \(new.durableVote) in term \(new.durableTerm), durable was "
-                + "\(old.durableVote)")
+    /// A member came back: everything that a completed synchronize vouched for must be there. Returns what
+    /// is missing.
+    func loss(of member: NodeID, old: LogMirror, new: LogMirror) -> String? {
+        if new.durableTerm < old.durableTerm {
+            return "member \(member) comes back in term \(new.durableTerm), durable was \(old.durableTerm)"
+        }
+        if new.durableTerm == old.durableTerm, old.durableVote != 0, new.durableVote != old.durableVote {
+            return "member \(member) comes back with vote \(new.durableVote) in term \(new.durableTerm), durable was "
+                + "\(old.durableVote)"
+        }
         let last = old.durableLast
         let term = old.term(at: last)
-        require(
-            last <= new.snapshotIndex || (new.durableLast >= last && (term == nil || new.term(at: last) == term)),
-            "member \(member) comes back with a log to \(new.durableLast), durable was \(last) of term "
-                + "\(String(describing: term))")
+        let isThere =
+            last <= new.snapshotIndex
+            || (new.durableLast >= last && (term == nil || new.term(at: last) == term))
+        return isThere
+            ? nil
+            : "member \(member) comes back with a log to \(new.durableLast), durable was \(last) of term "
+                + "\(String(describing: term))"
     }
 
     /// The state in the backend must never be ahead of what the log holds durably.

@@ -29,7 +29,12 @@ extension Simulation {
             let process = MemberProcess(
                 replica: recovered.replica, wal: recovered.wal,
                 reader: BackendStateRecordReader(member.backend), clockOffset: clockOffset)
-            checkRecovered(member, process)
+            guard checkRecovered(member, process) else {
+                // A flipped bit in what was written last looks like a write that was cut short.
+                trace.write(now, "m\(member.id) has lost its last write to damage")
+                member.fate = .lost
+                return
+            }
             member.process = process
             trace.note(now, 1, member.id, process.replica.lastIndex)
             trace.write(
@@ -105,8 +110,8 @@ extension Simulation {
         return options
     }
 
-    /// What was durable must be there again.
-    private func checkRecovered(_ member: SimulatedMember, _ process: MemberProcess) {
+    /// What was durable must be there again; false when it is not and the log was damaged.
+    private func checkRecovered(_ member: SimulatedMember, _ process: MemberProcess) -> Bool {
         let old = member.mirror
         let raft = process.replica.raft
         var entries: [Entry] = []
@@ -119,8 +124,12 @@ extension Simulation {
             snapshotIndex: raft.log.snapshotIndex, snapshotTerm: raft.log.snapshotTerm, entries: entries)
         new.durableTerm = raft.term
         new.durableVote = raft.vote
-        checker.recovered(member.id, old: old, new: new)
+        if let loss = checker.loss(of: member.id, old: old, new: new) {
+            if member.isDamaged { return false }
+            checker.fail(loss)
+        }
         member.mirror = new
+        return true
     }
 
     /// Ends a member's process at once. With `losesPower` what its disk had not synchronized goes
@@ -263,9 +272,17 @@ extension Simulation {
                 checker.becameLeader(member.id, term: soft.term, log: member.mirror)
             }
         }
+        checker.require(
+            replica.raft.log.stableIndex <= member.mirror.durableLast,
+            "member \(member.id) takes entry \(replica.raft.log.stableIndex) for durable, but "
+                + "\(member.mirror.durableLast) is")
         let commit = min(replica.commitIndex, member.mirror.lastIndex)
         if commit != process.commitIndex {
-            if replica.role == .leader, member.mirror.term(at: commit) == replica.term, commit > process.commitIndex {
+            if replica.role == .leader, process.leadsTerm == replica.term, commit > process.commitIndex {
+                checker.require(
+                    member.mirror.term(at: commit) == replica.term,
+                    "leader \(member.id) of term \(replica.term) commits entry \(commit) of term "
+                        + "\(member.mirror.term(at: commit) ?? 0) by counting")
                 checker.counted(
                     index: commit, term: replica.term, leader: member.id,
                     memberships: [process.confState, replica.raft.confState]
@@ -273,9 +290,10 @@ extension Simulation {
             }
             checker.committed(
                 through: max(commit, min(process.commitIndex, replica.commitIndex)), after: process.commitIndex,
-                by: member.id, log: member.mirror)
+                by: member.id, log: member.mirror, mayExtend: replica.role == .leader || process.leadsTerm > 0)
             process.commitIndex = max(commit, process.commitIndex)
         }
+        process.leadsTerm = replica.role == .leader ? replica.term : 0
         if replica.raft.snapshotBeingInstalled == nil, replica.machine.appliedIndex > 0 {
             checker.membership(
                 replica.raft.confState, listed: replica.machine.members, by: member.id)
@@ -297,27 +315,52 @@ extension Simulation {
     // MARK: Messages
 
     private func send(_ message: PeerMessage, from member: SimulatedMember) {
-        if case .raft(let raft) = message {
+        if case .raft(let raft) = message, let replica = member.process?.replica {
             checker.sending(
-                raft, log: member.mirror, currentTerm: member.process?.replica.term ?? raft.term)
+                raft, log: member.mirror, currentTerm: replica.term, role: replica.role)
         }
         trace.write(now, "m\(member.id) -> m\(message.to) \(brief(message))")
+        checkCodec(message)
         for arrival in network.arrivals(from: member.id, to: message.to, now: now) {
             queue.schedule(.deliver(message), at: arrival)
         }
     }
 
+    /// A share of the messages goes through the bytes of the wire.
+    private func checkCodec(_ message: PeerMessage) {
+        guard hostRandom.chance(knobs.codecPerMille) else { return }
+        let decoded = message.encoded().withUnsafeBytes { try? PeerMessage(decoding: $0) }
+        checker.require(
+            decoded == message, "message \(message) comes out of the codec as \(String(describing: decoded))")
+    }
+
     func deliver(_ message: PeerMessage) {
         guard let member = member(message.to), member.isRunning else {
             // The connection is refused; the sender hears of it.
-            if let sender = self.member(message.from), sender.isRunning, hostRandom.chance(200) {
+            if let sender = self.member(message.from), let process = sender.process,
+                !process.unreachablePeers.contains(message.to), hostRandom.chance(200)
+            {
+                process.unreachablePeers.append(message.to)
                 post(.unreachable(message.to), to: sender)
+                schedule(.connect(from: message.from, run: sender.run, to: message.to), after: reconnectTime)
             }
             return
         }
         trace.note(now, 5, message.from, message.to)
         if member.process?.refusedPeers.contains(message.from) == true { return }
         post(.received(message), to: member)
+    }
+
+    private var reconnectTime: Nanoseconds { hostRandom.within(knobs.tick...knobs.electionTimeout) }
+
+    /// The transport tries to connect again until that succeeds, and tells the replica.
+    func connect(from: NodeID, run: Int, to: NodeID) {
+        guard let (sender, process) = process(from, run) else { return }
+        guard member(to)?.isRunning == true, !network.isCut(from: from, to: to) else {
+            return schedule(.connect(from: from, run: run, to: to), after: reconnectTime)
+        }
+        process.unreachablePeers.removeAll { $0 == to }
+        post(.reachable(to), to: sender)
     }
 
     // MARK: The log
@@ -332,6 +375,12 @@ extension Simulation {
         let isWhole = member.mirror.handOut(batch)
         checker.require(isWhole, "member \(member.id) persists a log with a gap: \(batch)")
         checker.handedOut(batch, by: member.id, log: member.mirror)
+        let raft = process.replica.raft
+        if raft.role == .leader, batch.entries.contains(where: { $0.kind == .configChange && $0.term == raft.term }) {
+            checker.require(
+                !member.mirror.hasSeveralChanges(after: raft.appliedIndex),
+                "leader \(member.id) proposes a membership change while another one is not applied")
+        }
         let overwritten = batch.snapshot?.index ?? batch.entries.first.map { $0.index - 1 } ?? .max
         for position in process.logQueue.indices {
             process.logQueue[position].vouchesThrough = min(
@@ -511,7 +560,7 @@ extension Simulation {
                 }
             }
             checker.require(
-                end == revision + 1, "member \(member.id) has history up to \(end), restored to \(revision)")
+                end > revision, "member \(member.id) has history up to \(end), restored to \(revision)")
         } catch {
             checker.fail("member \(member.id) has no history after a snapshot: \(error)")
         }

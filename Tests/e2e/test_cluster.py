@@ -133,7 +133,8 @@ def test_compaction_and_alarms_hold_on_every_member(cluster, prefix):
             assert any("NOSPACE" in error for error in member.status().errors)
     finally:
         first.client.call("Maintenance.Alarm", action="DEACTIVATE", **alarm)
-    assert all(accepts(m) for m in cluster.list())
+    # Members learn of it one after another.
+    eventually(lambda: all(accepts(m) for m in cluster.list()))
 
 
 def test_each_member_can_be_backed_up(cluster, tmp_path):
