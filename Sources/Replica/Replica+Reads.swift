@@ -142,8 +142,9 @@ extension Replica {
         _ question: LeaderQuestion, _ requester: Requester, since: UInt64, now: UInt64
     ) {
         guard raft.role == .leader, hasAppliedInTerm else {
-            // A follower's own read context carries reads only; leadership went meanwhile.
-            return answer(requester, .refused(.leaderChanged))
+            // Leadership went while the question waited for its turn. Nothing was done for it yet, so
+            // whoever leads now is asked.
+            return ask(question, requester, since: since)
         }
         switch question {
         case .renew(let id):
