@@ -8,12 +8,11 @@ import Testing
 @testable import Simulation
 
 @Suite struct CheckerTests {
-    private func batch(_ sequence: UInt64, _ entries: [Entry]) -> PersistBatch {
-        PersistBatch(sequence: sequence, snapshot: nil, entries: entries, hardState: nil)
-    }
-
-    private func log(_ entries: [Entry]) -> LogMirror {
-        LogMirror(snapshotIndex: 1, snapshotTerm: 1, entries: entries)
+    private func log(_ entries: [Entry], term: Term = 1, vote: NodeID = 0) -> LogMirror {
+        var log = LogMirror(snapshotIndex: 1, snapshotTerm: 1, entries: entries)
+        log.durableTerm = term
+        log.durableVote = vote
+        return log
     }
 
     private let first = Entry(index: 2, term: 2, data: [1])
@@ -21,19 +20,19 @@ import Testing
 
     @Test func twoLeadersOfOneTerm() {
         let checker = Checker()
-        checker.becameLeader(1, term: 5, log: log([]))
-        checker.becameLeader(1, term: 5, log: log([]))
+        checker.becameLeader(1, term: 5, log: log([], term: 5, vote: 1))
+        checker.becameLeader(1, term: 5, log: log([], term: 5, vote: 1))
         #expect(checker.failure == nil)
-        checker.becameLeader(2, term: 5, log: log([]))
+        checker.becameLeader(2, term: 5, log: log([], term: 5, vote: 2))
         #expect(checker.failure?.contains("lead term 5") == true)
     }
 
     @Test func aLeaderWithoutACommittedEntry() {
         let checker = Checker()
         checker.committed(through: 2, after: 1, by: 1, log: log([first]))
-        checker.becameLeader(2, term: 4, log: log([first]))
+        checker.becameLeader(2, term: 4, log: log([first], term: 4, vote: 2))
         #expect(checker.failure == nil)
-        checker.becameLeader(3, term: 5, log: log([other]))
+        checker.becameLeader(3, term: 5, log: log([other], term: 5, vote: 3))
         #expect(checker.failure?.contains("without committed entry 2") == true)
     }
 
@@ -60,6 +59,25 @@ import Testing
         mirror.durableVote = 3
         checker.sending(vote, log: mirror, currentTerm: 7, role: .follower)
         #expect(checker.failure?.contains("durable vote is for 3") == true)
+    }
+
+    @Test func aLeaderWhoseOwnVoteIsNotDurable() {
+        let checker = Checker()
+        checker.becameLeader(1, term: 5, log: log([], term: 4, vote: 1))
+        #expect(checker.failure?.contains("own vote is not durable") == true)
+    }
+
+    @Test func aReadConfirmedTooEarly() {
+        let checker = Checker()
+        var read = Operation(
+            number: 1, client: 0, kind: .read(key: nil, isSerializable: false, revision: 0), member: 1,
+            invoked: 0, floor: 1)
+        read.committedIndex = 9
+        read.committedTerm = 3
+        checker.confirmed(read, term: 3, applied: 9)
+        #expect(checker.failure == nil)
+        checker.confirmed(read, term: 3, applied: 8)
+        #expect(checker.failure?.contains("was committed when it was asked") == true)
     }
 
     @Test func anEntryCountedWithoutAMajority() {
