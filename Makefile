@@ -1,9 +1,12 @@
 # Everything a developer or an operator types. The work is done by scripts/, so that each can be read and run alone.
 
-.PHONY: run build test lint format bench proto docs sim sim-long sim-mutations clean
+.PHONY: run cluster build test torture failover sim sim-long sim-mutations lint format bench proto docs clean
 
 run: build
 	exec bin/moonraft --config config/moonraft.toml $(ARGS)
+
+cluster: build
+	exec scripts/cluster.sh $(ARGS)
 
 build:
 	scripts/install-deps.sh
@@ -13,6 +16,16 @@ test:
 	scripts/install-deps.sh
 	scripts/install-deps.sh --test
 	scripts/test.sh
+
+# Kills, freezes and cuts off real members under load for SECONDS; SEED repeats a run.
+torture: build
+	scripts/install-deps.sh --test
+	scripts/torture.sh torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# How long writes are refused when the leader is killed, over TRIALS.
+failover: build
+	scripts/install-deps.sh --test
+	scripts/torture.sh failover $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
 lint:
 	scripts/lint.sh

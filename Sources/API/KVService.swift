@@ -25,12 +25,10 @@ final class KVService {
             try RequestCheck.put(request)
             if let gate = context.gate, gate.selects(.put, request.key, request.rangeEnd) {
                 return gate.admit(call, .put, message) { [self] message, trail in
-                    message.withUnsafeBytes { bytes in
-                        guard let request = try? PutRequestView(bytes) else {
-                            preconditionFailure("the gate let an undecodable put pass")
-                        }
-                        proposePut(call, request, bytes, trail)
+                    guard let request = try? PutRequestView(message) else {
+                        preconditionFailure("the gate let an undecodable put pass")
                     }
+                    proposePut(call, request, message, trail)
                 }
             }
             proposePut(call, request, message, nil)
@@ -55,7 +53,7 @@ final class KVService {
             try RequestCheck.deleteRange(request)
             if let gate = context.gate, gate.selects(.deleteRange, request.key, request.rangeEnd) {
                 return gate.admit(call, .deleteRange, message) { [self] message, trail in
-                    message.withUnsafeBytes { propose(call, .deleteRange, $0, cost: 0, trail) }
+                    propose(call, .deleteRange, message, cost: 0, trail)
                 }
             }
             propose(call, .deleteRange, message, cost: 0, nil)
@@ -73,12 +71,10 @@ final class KVService {
             try RequestCheck.txn(request, maxOps: context.options.maxTxnOps)
             if let gate = context.gate, gate.selects(.txn, request) {
                 return gate.admit(call, .txn, message) { [self] message, trail in
-                    message.withUnsafeBytes { bytes in
-                        guard let request = try? TxnRequestView(bytes) else {
-                            preconditionFailure("the gate let an undecodable txn pass")
-                        }
-                        runTxn(call, request, bytes, trail)
+                    guard let request = try? TxnRequestView(message) else {
+                        preconditionFailure("the gate let an undecodable txn pass")
                     }
+                    runTxn(call, request, message, trail)
                 }
             }
             runTxn(call, request, message, nil)
@@ -128,7 +124,7 @@ final class KVService {
             _ = try CompactionRequestView(message)
             if let gate = context.gate, gate.selects(.compact) {
                 return gate.admit(call, .compact, message) { [self] message, trail in
-                    message.withUnsafeBytes { propose(call, .compact, $0, cost: 0, trail) }
+                    propose(call, .compact, message, cost: 0, trail)
                 }
             }
             propose(call, .compact, message, cost: 0, nil)
@@ -147,12 +143,10 @@ final class KVService {
             try RequestCheck.range(request)
             if let gate = context.gate, gate.selects(.range, request.key, request.rangeEnd) {
                 return gate.admit(call, .range, message) { [self] message, trail in
-                    message.withUnsafeBytes { bytes in
-                        guard let request = try? RangeRequestView(bytes) else {
-                            preconditionFailure("the gate let an undecodable range pass")
-                        }
-                        readRange(call, request, bytes, trail)
+                    guard let request = try? RangeRequestView(message) else {
+                        preconditionFailure("the gate let an undecodable range pass")
                     }
+                    readRange(call, request, message, trail)
                 }
             }
             readRange(call, request, message, nil)

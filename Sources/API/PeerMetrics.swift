@@ -8,6 +8,9 @@ import Peering
 /// Writes the series of all peers, family by family.
 enum PeerMetrics {
     static func write(_ peers: [PeerCounters], node: Node, to out: inout Exposition) {
+        replica(node.status, &out)
+        // A family without samples is not written, as etcd's library does.
+        if peers.isEmpty { return }
         let own = hex(node.memberID)
         out.family("etcd_network_known_peers", .gauge, "The current number of known peers.")
         for peer in peers {
@@ -78,7 +81,6 @@ enum PeerMetrics {
             "Total latency distributions of v3 snapshot receives", peers, &out) {
                 $0.snapshotReceive
             }
-        replica(node.status, &out)
     }
 
     private static func histograms(

@@ -42,7 +42,7 @@ final class RangeStreamCall: CallHandler {
             if let gate = context.gate, gate.selects(.rangeStream, request.key, request.rangeEnd) {
                 return gate.admit(call, .rangeStream, bytes) { [self] message, trail in
                     self.trail = trail
-                    begin(message, call)
+                    begin([UInt8](message), call)
                 }
             }
             begin([UInt8](bytes), call)

@@ -138,7 +138,7 @@ void wire_encode(lua_State *L, buffer *out, int index);
 int wire_decode(lua_State *L, const uint8_t *bytes, size_t count);
 void wire_push_handle(lua_State *L, int32_t kind, int32_t number);
 handle *wire_to_handle(lua_State *L, int index);
-// Upvalues: id, phase mask, descriptor. Marshals, calls Swift, pushes results.
+// Upvalues: phase mask and id packed, name. Marshals, calls Swift, pushes results.
 int wire_host_call(lua_State *L);
 int wire_phase_error(lua_State *L, const char *name, uint32_t phases);
 

@@ -336,15 +336,15 @@ static void push_function(lua_State *L, const moonraft_function *f) {
         lua_pushcfunction(L, native);
         return;
     }
-    lua_pushinteger(L, f->id);
-    lua_pushinteger(L, (lua_Integer)f->phases);
+    // One light userdata instead of two integers: every call of the function reads it.
+    lua_pushlightuserdata(L, (void *)((uintptr_t)f->phases << 8 | (uintptr_t)f->id));
     if (f->module[0] == ':')
         lua_pushfstring(L, "%s:%s", f->module + 1, f->name);
     else if (f->module[0])
         lua_pushfstring(L, "%s.%s", f->module, f->name);
     else
         lua_pushstring(L, f->name);
-    lua_pushcclosure(L, wire_host_call, 3);
+    lua_pushcclosure(L, wire_host_call, 2);
 }
 
 // Table `module` of the table at `parent`, made when absent; left on the stack.

@@ -225,11 +225,12 @@ static uint32_t tables_at(uint32_t mask, int i) { return (mask >> i) & 1; }
 
 int wire_host_call(lua_State *L) {
     moonraft_vm *vm = vm_of(L);
-    int32_t id = (int32_t)lua_tointeger(L, lua_upvalueindex(1));
-    uint32_t phases = (uint32_t)lua_tointeger(L, lua_upvalueindex(2));
-    if (!((phases >> vm->phase) & 1)) return wire_phase_error(L, lua_tostring(L, lua_upvalueindex(3)), phases);
+    uintptr_t packed = (uintptr_t)lua_touserdata(L, lua_upvalueindex(1));
+    int32_t id = (int32_t)(packed & 0xFF);
+    uint32_t phases = (uint32_t)(packed >> 8);
+    if (!((phases >> vm->phase) & 1)) return wire_phase_error(L, lua_tostring(L, lua_upvalueindex(2)), phases);
     int count = lua_gettop(L);
-    if (count > MAX_ARGUMENTS) return luaL_error(L, "%s: too many arguments", lua_tostring(L, lua_upvalueindex(3)));
+    if (count > MAX_ARGUMENTS) return luaL_error(L, "%s: too many arguments", lua_tostring(L, lua_upvalueindex(2)));
 
     moonraft_value arguments[MAX_ARGUMENTS];
     size_t offsets[MAX_ARGUMENTS];
@@ -273,7 +274,7 @@ int wire_host_call(lua_State *L) {
         case LUA_TLIGHTUSERDATA: a->type = MOONRAFT_NULL; break;
         default:
             return luaL_error(
-                L, "%s: a %s cannot be passed", lua_tostring(L, lua_upvalueindex(3)), luaL_typename(L, i + 1));
+                L, "%s: a %s cannot be passed", lua_tostring(L, lua_upvalueindex(2)), luaL_typename(L, i + 1));
         }
     }
     for (int i = 0; i < count; i++) {

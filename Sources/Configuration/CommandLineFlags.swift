@@ -54,6 +54,13 @@ package struct CommandLineFlags: Sendable {
         }
     }
 
+    /// The same flags with `--member`.
+    func picking(_ member: String) -> CommandLineFlags {
+        var flags = self
+        flags.member = member
+        return flags
+    }
+
     private mutating func read(
         name: String, spelling: String, inline: String?, rest: inout ArraySlice<String>
     ) throws(ConfigurationError) {

@@ -55,6 +55,27 @@ package struct LoadedConfiguration: Sendable {
         try resolve()
     }
 
+    /// Every member that the file lists, or the one picked, or the one there is.
+    package static func all(
+        flags: CommandLineFlags, environment: [String: String],
+        readFile: (String) throws(ConfigurationError) -> String = ConfigurationFile.read
+    ) throws(ConfigurationError) -> [LoadedConfiguration] {
+        guard try memberName(flags, environment) == nil, let file = try fileName(flags, environment)
+        else { return [try LoadedConfiguration(flags: flags, environment: environment, readFile: readFile)] }
+        let text = try readFile(file)
+        let table = try TOMLDocument.parse(text: text, file: file)
+        guard let list = table["cluster"]?.table?["member"] else {
+            return [try LoadedConfiguration(flags: flags, environment: environment) { _ in text }]
+        }
+        var all: [LoadedConfiguration] = []
+        for member in try ClusterMember.list(list) {
+            all.append(
+                try LoadedConfiguration(
+                    flags: flags.picking(member.name), environment: environment) { _ in text })
+        }
+        return all
+    }
+
     /// Reads the arguments and then all sources.
     package init(arguments: [String], environment: [String: String]) throws(ConfigurationError) {
         try self.init(flags: CommandLineFlags(arguments), environment: environment)

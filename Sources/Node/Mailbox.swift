@@ -12,7 +12,14 @@ package final class Mailbox<Item: Sendable>: Sendable {
     private let items = Mutex<[Item]>([])
     /// Number of items queued, readable without the lock.
     private let count = Atomic<Int>(0)
-    private let isSleeping = Atomic<Bool>(false)
+    /// Whether an item is queued that must not wait for the end of a nap.
+    private let hasUrgent = Atomic<Bool>(false)
+    /// What the consumer does: one of the states below.
+    private let consumer = Atomic<UInt8>(awake)
+    private static var awake: UInt8 { 0 }
+    /// Woken by urgent items only, and soon awake by itself.
+    private static var napping: UInt8 { 1 }
+    private static var asleep: UInt8 { 2 }
     private let wakeDescriptor: Int32
     private let capacity: Int
 
@@ -26,14 +33,17 @@ package final class Mailbox<Item: Sendable>: Sendable {
     deinit { close(wakeDescriptor) }
 
     /// Adds an item unless the queue is at its bound.
-    package func offer(_ item: Item) -> Bool {
+    ///
+    /// - Parameter urgent: false for an item that may wait for the end of a nap.
+    package func offer(_ item: Item, urgent: Bool = true) -> Bool {
         let accepted = items.withLock { items -> Bool in
             if items.count >= capacity { return false }
             items.append(item)
+            if urgent { hasUrgent.store(true, ordering: .relaxed) }
             count.store(items.count, ordering: .releasing)
             return true
         }
-        if accepted { wakeIfSleeping() }
+        if accepted { wake(urgent) }
         return accepted
     }
 
@@ -44,10 +54,11 @@ package final class Mailbox<Item: Sendable>: Sendable {
         let added = items.withLock { items -> Int in
             let room = Swift.min(source.count, Swift.max(0, capacity - items.count))
             for position in 0..<room { items.append(make(source[position])) }
+            if room > 0 { hasUrgent.store(true, ordering: .relaxed) }
             count.store(items.count, ordering: .releasing)
             return room
         }
-        if added > 0 { wakeIfSleeping() }
+        if added > 0 { wake(true) }
         return added
     }
 
@@ -55,9 +66,10 @@ package final class Mailbox<Item: Sendable>: Sendable {
     package func post(_ item: Item) {
         items.withLock { items in
             items.append(item)
+            hasUrgent.store(true, ordering: .relaxed)
             count.store(items.count, ordering: .releasing)
         }
-        wakeIfSleeping()
+        wake(true)
     }
 
     package var isEmpty: Bool { count.load(ordering: .acquiring) == 0 }
@@ -65,29 +77,38 @@ package final class Mailbox<Item: Sendable>: Sendable {
     /// Moves everything queued into `batch`, waiting at most until `deadline` (monotonic
     /// nanoseconds) for the first item. Only the consumer calls this.
     package func take(into batch: inout [Item], deadline: UInt64) {
-        if isEmpty { sleep(until: deadline) }
+        if isEmpty { wait(until: deadline, as: Self.asleep) }
         items.withLock { items in
             swap(&items, &batch)
+            hasUrgent.store(false, ordering: .relaxed)
             count.store(0, ordering: .releasing)
         }
     }
 
-    private func sleep(until deadline: UInt64) {
-        isSleeping.store(true, ordering: .sequentiallyConsistent)
-        // An item that arrived before the flag was seen must not be slept over.
-        if count.load(ordering: .sequentiallyConsistent) == 0 {
+    /// Lets items that are not urgent gather until `deadline` (monotonic nanoseconds); an urgent one ends it at once.
+    /// Only the consumer calls this.
+    package func nap(until deadline: UInt64) { wait(until: deadline, as: Self.napping) }
+
+    private func wait(until deadline: UInt64, as state: UInt8) {
+        consumer.store(state, ordering: .sequentiallyConsistent)
+        // An item that arrived before the state was seen must not be slept over.
+        let isQuiet = state == Self.napping
+            ? !hasUrgent.load(ordering: .sequentiallyConsistent)
+            : count.load(ordering: .sequentiallyConsistent) == 0
+        if isQuiet {
             let now = monotonicNanoseconds()
             if deadline > now {
                 let milliseconds = (deadline &- now &+ 999_999) / 1_000_000
                 _ = moonraft_eventfd_wait(wakeDescriptor, Int32(clamping: milliseconds))
             }
         }
-        isSleeping.store(false, ordering: .sequentiallyConsistent)
+        consumer.store(Self.awake, ordering: .sequentiallyConsistent)
     }
 
-    private func wakeIfSleeping() {
+    private func wake(_ urgent: Bool) {
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        if isSleeping.load(ordering: .sequentiallyConsistent) {
+        let state = consumer.load(ordering: .sequentiallyConsistent)
+        if state == Self.asleep || (state == Self.napping && urgent) {
             _ = moonraft_eventfd_signal(wakeDescriptor)
         }
     }

@@ -41,6 +41,7 @@ package final class Node: Sendable {
     private struct OpenedReplica: @unchecked Sendable {
         // Unchecked: handed from the opening thread to the replica thread, used by one at a time.
         let replica: Replica
+        let acquaintances: [Member]
     }
 
     /// Histograms and counters of the disk threads, for exposition.
@@ -94,7 +95,9 @@ package final class Node: Sendable {
                 fatal: fatal, mailbox: mailbox)
             log = LogFigures(
                 syncDurations: writer.syncDurations, commitDurations: backend.commitDurations)
-            self.opened = Mutex(OpenedReplica(replica: opened.recovered.replica))
+            self.opened = Mutex(
+                OpenedReplica(
+                    replica: opened.recovered.replica, acquaintances: opened.acquaintances))
         } catch {
             throw NodeStartError(description: "\(error)")
         }
@@ -116,6 +119,9 @@ package final class Node: Sendable {
             return opened
         }) else {
             preconditionFailure("a node was started twice")
+        }
+        if !opened.acquaintances.isEmpty {
+            peers.setMembers(opened.acquaintances, removed: [])
         }
         writer.start()
         backend.start()

@@ -13,6 +13,8 @@ struct OpenedData {
     let files: SnapshotFiles
     let machine: StateMachine
     let recovered: Recovered
+    /// Whom to talk with until the membership has arrived here; empty for a member that has it.
+    let acquaintances: [Member]
     var clusterID: UInt64 { recovered.wal.metadata.clusterID }
     var memberID: UInt64 { recovered.wal.metadata.memberID }
 
@@ -30,6 +32,8 @@ struct OpenedData {
             machine: machine, host: NodeRecovery(backend: backend, files: files, fatal: fatal),
             disk: disk, options: Self.recovery(options, place, directory.wal))
         files.removeAll()
+        acquaintances = try Self.acquaintances(
+            options, isNew ? place.others : nil, recovered, machine)
         if recovered.replica.hasLeft {
             throw NodeStartError(
                 description: """
@@ -37,6 +41,26 @@ struct OpenedData {
                     cannot come back; remove "\(options.dataDirectory)" and add the member anew
                     """)
         }
+    }
+
+    /// A member that joins is given the membership by a snapshot of the leader, which it must know
+    /// for a member to accept anything from it. One that stopped before that asks again.
+    private static func acquaintances(
+        _ options: NodeOptions, _ found: [Member]?, _ recovered: Recovered, _ machine: StateMachine
+    ) throws -> [Member] {
+        if !machine.members.isEmpty || recovered.replica.isSoleVoter { return [] }
+        if let found { return found }
+        guard let lookup = options.lookup else { return [] }
+        let answer = try lookup()
+        let clusterID = recovered.wal.metadata.clusterID
+        guard answer.clusterID == clusterID else {
+            throw NodeStartError(
+                description: """
+                    the initial cluster is cluster \(String(answer.clusterID, radix: 16)), but \
+                    "\(options.dataDirectory)" belongs to cluster \(String(clusterID, radix: 16))
+                    """)
+        }
+        return answer.members
     }
 
     private static func recovery(
@@ -66,6 +90,8 @@ private struct Place {
     var beginning: RecoveryOptions.Beginning
     var clusterID: UInt64
     var memberID: UInt64
+    /// The members of the cluster that is joined.
+    var others: [Member] = []
 
     /// Of a member that has one: the ids in its log count.
     static let known = Place(beginning: .found([]), clusterID: 0, memberID: 0)
@@ -125,5 +151,6 @@ private struct Place {
                     """)
         }
         self.init(beginning: .join, clusterID: found.clusterID, memberID: member.id)
+        others = found.members
     }
 }

@@ -104,7 +104,8 @@ final class ReplicaLoop {
         }
         for applied in effects.applied { publish(applied) }
         if let revision = effects.restoredRevision { restored(revision) }
-        if let members = effects.peers {
+        // A member that has not been given the membership keeps those it was started with.
+        if let members = effects.peers, !members.isEmpty {
             parts.peers.setMembers(members, removed: effects.removedPeers)
         }
         for pending in effects.answers { queue(pending) }

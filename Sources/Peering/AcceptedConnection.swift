@@ -137,7 +137,7 @@ final class AcceptedConnection: PeerConnectionOwner, @unchecked Sendable {
             connection.send(.welcome, welcome.encoded())
         case .snapshot:
             peerID = sender
-            connection.maxFrameBytes = hub.configuration.maxFrameBytes
+            connection.maxFrameBytes = hub.configuration.maxSnapshotFrameBytes
             state = .snapshot(SnapshotReceiver(from: sender, connection: connection, owner: self, hub: hub))
             connection.send(.welcome, welcome.encoded())
         }
@@ -167,7 +167,6 @@ final class AcceptedConnection: PeerConnectionOwner, @unchecked Sendable {
         switch state {
         case .greeting:
             if acceptedAt + hub.configuration.handshakeTimeout <= now {
-                hub.strangerNote("no handshake from \(connection.remote)")
                 connection.close("no handshake")
             }
         case .messages:
@@ -191,14 +190,14 @@ final class AcceptedConnection: PeerConnectionOwner, @unchecked Sendable {
         refuse(
             Refusal(
                 code: .removed,
-                text: "member \(hex(peerID)) was removed from the cluster \(hex(hub.identity.clusterID)); told by \(hub.identity.description)"),
+                text: Admission.removalText("member \(hex(peerID))", hub.identity)),
             purpose: .messages, peerID)
     }
 
     func closed(_ connection: PeerConnection, reason: String) {
         switch state {
         case .greeting:
-            hub.strangerNote("closed a connection from a stranger: \(reason)")
+            hub.strangerNote("closed a connection from \(connection.remote): \(reason)")
         case .messages:
             deliver()
             if !hub.isClosed { hub.note(.info, "connection from member \(hex(peerID ?? 0)) ended: \(reason)") }

@@ -36,14 +36,22 @@ enum Admission {
         if directory.removed.contains(peer.memberID) {
             throw Refusal(
                 code: .removed,
-                text: "\(peer.description) was removed from the cluster \(hex(own.clusterID)); told by \(own.description)")
+                text: removalText(peer.description, own))
         }
         guard directory.members.contains(peer.memberID) else {
             throw Refusal(
                 code: .unknownMember,
-                text: "\(peer.description) is not a member of the cluster \(hex(own.clusterID)) as far as \(own.description) knows")
+                text: """
+                    \(peer.description) is not a member of the cluster \(hex(own.clusterID)) as far as \
+                    \(own.description) knows
+                    """)
         }
         return try plugins(peer, own, policy)
+    }
+
+    /// What a removed member is told.
+    static func removalText(_ member: String, _ own: PeerIdentity) -> String {
+        "\(member) was removed from the cluster \(hex(own.clusterID)); told by \(own.description)"
     }
 
     /// Decides over what an acceptor answered.

@@ -30,7 +30,7 @@ package func lookupCluster(
     var attempts: [String] = []
     for url in urls {
         let dialog = LookupDialog(identity: identity, result: loop.makePromise())
-        let connected = dialPeer(url, owner: dialog, loop: loop, configuration: configuration)
+        let connected = dialPeer(url, loop: loop, configuration: configuration)
         connected.whenComplete { result in
             switch result {
             case .success(let connection): dialog.begin(connection)
@@ -71,6 +71,7 @@ private final class LookupDialog: PeerConnectionOwner, @unchecked Sendable {
             return end(.failure(LookupFailure(text: "the connection was closed at once")))
         }
         self.connection = connection
+        connection.attach(self)
         connection.send(.hello, Greeting(purpose: .lookup, sender: identity, targetID: 0).encoded())
     }
 

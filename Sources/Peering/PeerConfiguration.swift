@@ -56,6 +56,8 @@ package struct PeerConfiguration: Sendable {
     package var removalGrace = TimeAmount.seconds(5)
 
     package var snapshotChunkBytes = 256 << 10
+    /// The largest frame on a connection for a snapshot; senders stay below it.
+    package var maxSnapshotFrameBytes = 4 << 20
     /// Longer snapshots are refused; the host knows the quota of its backend.
     package var maxSnapshotBytes: UInt64 = 64 << 30
     /// Received snapshot bytes waiting for the disk before reading pauses.

@@ -21,7 +21,9 @@ final class PeerConnection: ChannelInboundHandler, @unchecked Sendable {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
-    /// Held until the connection is closed, so that an owner lives as long as its connection.
+    /// Held until the connection is closed, so that an owner lives as long as its connection. A
+    /// dialled one gets its owner when it is chosen: a name with several addresses is dialled at
+    /// more than one of them.
     private var owner: (any PeerConnectionOwner)?
     private(set) var context: ChannelHandlerContext?
     /// The largest frame accepted; small until the handshake is done.
@@ -30,17 +32,25 @@ final class PeerConnection: ChannelInboundHandler, @unchecked Sendable {
     private(set) var bytesReceived = 0
     private var input = ByteBuffer()
     private var closeReason: String?
-    private var isPaused = false
+    private var isPaused: Bool
     private var readIsPending = false
+    private var address: SocketAddress?
 
-    init(owner: any PeerConnectionOwner, maxFrameBytes: Int) {
+    /// Without an owner nothing is read until `attach`.
+    init(owner: (any PeerConnectionOwner)?, maxFrameBytes: Int) {
         self.owner = owner
         self.maxFrameBytes = maxFrameBytes
+        isPaused = owner == nil
+    }
+
+    func attach(_ owner: any PeerConnectionOwner) {
+        self.owner = owner
+        resumeReading()
     }
 
     /// Where the other end is, for people.
     var remote: String {
-        guard let address = context?.channel.remoteAddress else { return "an unknown address" }
+        guard let address else { return "an unknown address" }
         return "\(address.ipAddress ?? "?"):\(address.port ?? 0)"
     }
 
@@ -102,7 +112,15 @@ final class PeerConnection: ChannelInboundHandler, @unchecked Sendable {
         context?.read()
     }
 
-    func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        address = context.channel.remoteAddress
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        address = context.channel.remoteAddress
+        context.fireChannelActive()
+    }
 
     func handlerRemoved(context: ChannelHandlerContext) { end("connection closed") }
 
@@ -141,8 +159,8 @@ final class PeerConnection: ChannelInboundHandler, @unchecked Sendable {
                 }
             }
         } catch {
-            let isHTTP = bytes.readableBytesView.starts(with: Array("GET ".utf8))
-            close(isHTTP ? "an HTTP request, which the peer port does not answer" : error.text)
+            let foreign = consumed == 0 ? foreignProtocol(bytes.readableBytesView) : nil
+            close(foreign ?? error.text)
             return
         }
         guard isOpen else { return }
@@ -158,10 +176,10 @@ final class PeerConnection: ChannelInboundHandler, @unchecked Sendable {
     }
 
     private func end(_ reason: String) {
-        guard let owner else { return }
-        self.owner = nil
         context = nil
         input = ByteBuffer()
+        guard let owner else { return }
+        self.owner = nil
         owner.closed(self, reason: closeReason ?? reason)
     }
 }
@@ -172,4 +190,16 @@ extension PeerConnection: ChannelOutboundHandler {
     func read(context: ChannelHandlerContext) {
         if isPaused { readIsPending = true } else { context.read() }
     }
+}
+
+/// What somebody speaks who took this port for another, so that the log says what to correct.
+private func foreignProtocol(_ bytes: ByteBufferView) -> String? {
+    if bytes.starts(with: [0x16, 0x03]) { return "a TLS handshake, while this peer port speaks without TLS" }
+    if bytes.starts(with: Array("PRI * HTTP/2".utf8)) {
+        return "an HTTP/2 (gRPC) client; clients belong on the client port"
+    }
+    for method in ["GET ", "POST ", "PUT ", "HEAD "] where bytes.starts(with: Array(method.utf8)) {
+        return "an HTTP request; clients belong on the client port"
+    }
+    return nil
 }

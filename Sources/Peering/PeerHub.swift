@@ -96,16 +96,28 @@ final class PeerHub: @unchecked Sendable {
         return .nanoseconds(overflow ? most : min(product, most))
     }
 
-    func dial(_ url: String, owner: any PeerConnectionOwner & Sendable) -> EventLoopFuture<PeerConnection>.Isolated {
-        dialPeer(
-            url, owner: owner, loop: loop, configuration: configuration
-        ).assumeIsolated()
+    func dial(_ url: String) -> EventLoopFuture<PeerConnection>.Isolated {
+        dialPeer(url, loop: loop, configuration: configuration).assumeIsolated()
     }
 
     /// The dialler's first frame.
     func greet(_ connection: PeerConnection, _ purpose: PeerPurpose, target: NodeID) {
         let hello = Greeting(purpose: purpose, sender: identity, targetID: target)
         connection.send(.hello, hello.encoded())
+    }
+
+    /// Checks what the dialled member answered.
+    func admit(
+        welcome payload: UnsafeRawBufferPointer, from target: NodeID
+    ) throws(Refusal) -> Admitted {
+        let welcome: Greeting
+        do throws(GreetingError) {
+            welcome = try Greeting(decoding: payload, isRefusal: false)
+        } catch {
+            throw Refusal(code: .malformed, text: error.text)
+        }
+        return try Admission.dialler(
+            welcome, target: target, own: identity, policy: configuration.pluginPolicy)
     }
 
     // MARK: Accepting
@@ -161,11 +173,14 @@ final class PeerHub: @unchecked Sendable {
 
     func sendSnapshot(_ request: OutgoingSnapshot) {
         let id = request.message.to
-        guard !isClosed, let link = links[id], outgoingSnapshots.count < configuration.maxOutgoingSnapshots
-        else {
-            note(.warning, "no snapshot is sent to member \(hex(id)): \(isClosed ? "closing" : links[id] == nil ? "unknown member" : "\(outgoingSnapshots.count) others are under way")")
+        func refuse(_ reason: String) {
+            note(.warning, "no snapshot is sent to member \(hex(id)): \(reason)")
             request.completion(false)
-            return
+        }
+        guard !isClosed else { return refuse("the transport is closing") }
+        guard let link = links[id] else { return refuse("unknown member") }
+        guard outgoingSnapshots.count < configuration.maxOutgoingSnapshots else {
+            return refuse("\(outgoingSnapshots.count) others are under way")
         }
         let sender = SnapshotSender(request, urls: link.urls, counters: link.counters, hub: self)
         outgoingSnapshots[ObjectIdentifier(sender)] = sender
@@ -230,15 +245,14 @@ final class PeerHub: @unchecked Sendable {
     }
 }
 
-/// Dials one URL; the future is `loop`'s and succeeds once connected.
+/// Dials one URL; the future is `loop`'s and succeeds once connected, with a connection that waits for
+/// its owner.
 func dialPeer(
-    _ url: String, owner: any PeerConnectionOwner & Sendable, loop: any EventLoop,
-    configuration: PeerConfiguration
+    _ url: String, loop: any EventLoop, configuration: PeerConfiguration
 ) -> EventLoopFuture<PeerConnection> {
     guard let endpoint = PeerEndpoint(url: url) else {
         return loop.makeFailedFuture(InvalidPeerURL(url: url))
     }
-    let connection = PeerConnection(owner: owner, maxFrameBytes: configuration.maxHandshakeBytes)
     return ClientBootstrap(group: loop)
         .connectTimeout(configuration.connectTimeout)
         .channelOption(.tcpOption(.tcp_nodelay), value: 1)
@@ -249,11 +263,14 @@ func dialPeer(
                 if let handlers = configuration.transportHandlers {
                     try pipeline.addHandlers(handlers(channel, .dialling(host: endpoint.host)))
                 }
-                try pipeline.addHandler(connection)
+                try pipeline.addHandler(
+                    PeerConnection(owner: nil, maxFrameBytes: configuration.maxHandshakeBytes))
             }
         }
         .connect(host: endpoint.host, port: endpoint.port)
-        .map { _ in connection }
+        .flatMapThrowing { channel in
+            try channel.pipeline.syncOperations.handler(type: PeerConnection.self)
+        }
 }
 
 /// A member's URL that names no place to dial.

@@ -25,6 +25,7 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
     /// Which URL the next attempt takes, and how many attempts have failed in a row.
     private var attempts = 0
     private var failures = 0
+    private var openedAt = NIODeadline.now()
     /// What was logged last, so that each trouble is logged once.
     private var loggedTrouble: String?
     private var toldUnreachable = false
@@ -34,6 +35,9 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
     /// Taken from the queue and not encoded yet, from `nextToSend` on.
     private var sending: [PeerQueues.Queued] = []
     private var nextToSend = 0
+    /// The failures counted when the connection opened; more of them mean that it is too slow.
+    private var failuresAtOpen: UInt64 = 0
+    private var toldOfDrops = false
     private var pingSentAt: NIODeadline?
     private var nextPingAt = NIODeadline.now()
 
@@ -79,7 +83,7 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
         let url = urls[attempts % urls.count]
         attempts &+= 1
         state = .dialling
-        hub.dial(url, owner: self).whenComplete { [self] result in
+        hub.dial(url).whenComplete { [self] result in
             guard case .dialling = state else {
                 // Stopped meanwhile.
                 if case .success(let connection) = result { connection.close("not needed any more") }
@@ -91,6 +95,7 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
                     return failed("member \(hex(id)) at \(url) closed the connection at once")
                 }
                 state = .greeting(connection, since: .now())
+                connection.attach(self)
                 hub.greet(connection, .messages, target: id)
             case .failure(let error):
                 failed("cannot reach member \(hex(id)) at \(url): \(error)")
@@ -131,21 +136,15 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
     func becameWritable(_ connection: PeerConnection) { flush() }
 
     private func welcomed(_ payload: UnsafeRawBufferPointer, _ connection: PeerConnection) {
-        do {
-            let welcome = try Greeting(decoding: payload, isRefusal: false)
-            let admitted = try Admission.dialler(
-                welcome, target: id, own: hub.identity, policy: hub.configuration.pluginPolicy)
+        do throws(Refusal) {
+            let admitted = try hub.admit(welcome: payload, from: id)
             if let warning = admitted.warning { hub.note(.warning, warning) }
-        } catch let error as GreetingError {
-            return connection.close(error.text)
-        } catch let refusal as Refusal {
-            return connection.close(refusal.text)
         } catch {
-            return connection.close("\(error)")
+            return connection.close(error.text)
         }
         connection.maxFrameBytes = hub.configuration.maxHandshakeBytes
         state = .open(connection)
-        failures = 0
+        openedAt = .now()
         attempts &-= 1
         toldUnreachable = false
         if loggedTrouble != nil {
@@ -155,6 +154,8 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
         pingSentAt = nil
         nextPingAt = .now()
         counters.set(.isActive, 1)
+        failuresAtOpen = counters.sentFailures
+        toldOfDrops = false
         hub.queues.open(id)
         hub.inbox.peerReachable(id)
         sweep(now: .now())
@@ -189,6 +190,9 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
             failed("member \(hex(id)): \(reason)")
         case .open:
             lost()
+            // Two that claim one id throw each other out again and again; that must not go on at
+            // full speed.
+            if openedAt + hub.configuration.retryMaximum <= .now() { failures = 0 }
             failed("lost the connection to member \(hex(id)): \(reason)")
         case .waiting, .dialling, .stopped: break
         }
@@ -260,6 +264,10 @@ final class PeerLink: PeerConnectionOwner, @unchecked Sendable {
                 connection.close("no answer to the handshake")
             }
         case .open(let connection):
+            if !toldOfDrops, counters.sentFailures > failuresAtOpen {
+                toldOfDrops = true
+                hub.note(.warning, "messages to member \(hex(id)) are dropped: the connection does not keep up")
+            }
             if let sent = pingSentAt {
                 if sent + hub.configuration.pingTimeout <= now {
                     connection.close("no sign of life")

@@ -18,13 +18,15 @@ package final class PeerTransport: Sendable {
     private let queues: PeerQueues
     private let disk: NIOThreadPool
     private let listeners = NIOLockedValueBox<[any Channel]>([])
+    private let isClosed = NIOLockedValueBox(false)
 
-    /// Removes what broken snapshot transfers left in `snapshotDirectory`, which must exist.
+    /// Makes `snapshotDirectory` when missing, and removes what broken transfers left there. Whole
+    /// snapshots stay: they are the host's (`SnapshotFileName.durable`).
     package init(
         identity: PeerIdentity, configuration: PeerConfiguration, snapshotDirectory: String,
         inbox: any PeerInbox, group: any EventLoopGroup
     ) throws(DiskError) {
-        try removeSnapshotLeftovers(in: snapshotDirectory)
+        try prepareSnapshotDirectory(snapshotDirectory)
         queues = PeerQueues(configuration)
         disk = NIOThreadPool(numberOfThreads: 1)
         hub = PeerHub(
@@ -89,8 +91,13 @@ package final class PeerTransport: Sendable {
     package var counters: [PeerCounters] { queues.counters }
 
     /// Stops listening, cuts every connection, fails transfers, and waits for that; not on an event
-    /// loop.
+    /// loop, and while the group still runs. Later calls do nothing.
     package func close() {
+        let isFirst = isClosed.withLockedValue { isClosed in
+            defer { isClosed = true }
+            return !isClosed
+        }
+        guard isFirst else { return }
         let open = listeners.withLockedValue { listeners in
             defer { listeners = [] }
             return listeners

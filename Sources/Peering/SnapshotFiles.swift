@@ -171,6 +171,8 @@ final class IncomingFile: @unchecked Sendable {
 
     private func opened() throws(DiskError) -> DiskFile {
         if let file { return file }
+        // One transfer at a time: whatever has the name is of one that ended.
+        try? disk.remove(partialPath)
         let file = try disk.open(partialPath, .createNew)
         self.file = file
         return file
@@ -193,9 +195,11 @@ struct SnapshotFailure: Error, Sendable, Equatable {
     var text: String
 }
 
-/// Removes what broken transfers of an earlier run left, on the caller's thread.
-func removeSnapshotLeftovers(in directory: String) throws(DiskError) {
+/// Makes the directory when missing and removes what broken transfers left there; on the caller's
+/// thread.
+func prepareSnapshotDirectory(_ directory: String) throws(DiskError) {
     let disk = PosixDisk()
+    try disk.createDirectory(directory)
     for name in try disk.list(directory) where SnapshotFileName.isLeftover(name) {
         try disk.remove(directory + "/" + name)
     }

@@ -97,7 +97,7 @@ final class SnapshotReceiver: @unchecked Sendable {
     }
 
     private func finished(_ result: Result<String, SnapshotFailure>, _ message: Message) {
-        guard case .finishing = state else { return }
+        guard case .finishing = state, !hub.isClosed else { return }
         switch result {
         case .success(let path):
             let nanoseconds = (NIODeadline.now() - startedAt).nanoseconds

@@ -51,7 +51,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
 
     private func dial(_ position: Int, lastError: String) {
         guard position < urls.count else { return fail("not reachable: \(lastError)") }
-        hub.dial(urls[position], owner: self).whenComplete { [self] result in
+        hub.dial(urls[position]).whenComplete { [self] result in
             guard case .dialling = state else {
                 if case .success(let connection) = result { connection.close("not needed any more") }
                 return
@@ -60,6 +60,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
             switch result {
             case .success(let connection) where connection.isOpen:
                 state = .greeting(connection)
+                connection.attach(self)
                 hub.greet(connection, .snapshot, target: request.message.to)
             case .success: dial(position + 1, lastError: "closed at once")
             case .failure(let error): dial(position + 1, lastError: "\(error)")
@@ -83,13 +84,11 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
     }
 
     private func welcomed(_ payload: UnsafeRawBufferPointer, _ connection: PeerConnection) {
-        do {
-            let welcome = try Greeting(decoding: payload, isRefusal: false)
-            _ = try Admission.dialler(
-                welcome, target: request.message.to, own: hub.identity,
-                policy: hub.configuration.pluginPolicy)
+        do throws(Refusal) {
+            // What there is to warn of, the connection for messages has said.
+            _ = try hub.admit(welcome: payload, from: request.message.to)
         } catch {
-            return fail("\(error)")
+            return fail(error.text)
         }
         state = .streaming(connection)
         progressAt = .now()

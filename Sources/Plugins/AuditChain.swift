@@ -13,43 +13,43 @@ import Crypto
 /// the end show only against a number and hash noted elsewhere.
 package struct AuditChain: Sendable {
     package private(set) var sequence: UInt64 = 0
-    /// The hash of the line before, as hexadecimal text.
+    /// The hash of the line before, as hexadecimal text: always 64 digits.
     private var last = start
     private static let start = [UInt8](repeating: UInt8(ascii: "0"), count: 64)
     private let key: SymmetricKey?
 
     package init(key: [UInt8]?) { self.key = key.map { SymmetricKey(data: $0) } }
 
-    /// The hash of a line's covered bytes, as hexadecimal text.
-    private func hash(_ bytes: [UInt8]) -> [UInt8] {
-        var text: [UInt8] = []
-        text.reserveCapacity(64)
+    /// Adds the hash of a line's covered bytes, as hexadecimal text.
+    private func addHash(of bytes: UnsafeRawBufferPointer, to out: TextBuffer) {
         if let key {
-            Hex.append(HMAC<SHA256>.authenticationCode(for: bytes, using: key), to: &text)
+            HMAC<SHA256>.authenticationCode(for: bytes, using: key).withUnsafeBytes { out.add(hex: $0) }
         } else {
-            Hex.append(SHA256.hash(data: bytes), to: &text)
+            var hash = SHA256()
+            hash.update(bufferPointer: bytes)
+            hash.finalize().withUnsafeBytes { out.add(hex: $0) }
         }
-        return text
     }
 
-    /// Links one line; nil when it is no JSON object.
-    package mutating func append(_ line: UnsafeRawBufferPointer) -> [UInt8]? {
-        guard line.count >= 2, line.first == UInt8(ascii: "{"), line.last == UInt8(ascii: "}") else { return nil }
-        var out: [UInt8] = []
-        out.reserveCapacity(line.count + 200)
-        out.append(contentsOf: UnsafeRawBufferPointer(rebasing: line.dropLast()))
+    /// Links one line and adds it to `out`, which may hold lines before it; false, and nothing added, when it is
+    /// no JSON object.
+    mutating func append(_ line: UnsafeRawBufferPointer, to out: TextBuffer) -> Bool {
+        guard line.count >= 2, line.first == UInt8(ascii: "{"), line.last == UInt8(ascii: "}") else { return false }
+        let start = out.count
+        out.add(UnsafeRawBufferPointer(rebasing: line.dropLast()))
         out.add(line.count > 2 ? ",\"seq\":" : "\"seq\":")
         out.add(decimal: sequence + 1)
         out.add(",\"prev\":\"")
-        out.append(contentsOf: last)
+        out.add(last)
         out.add("\"")
-        let hash = hash(out)
+        let end = out.count
         out.add(",\"hash\":\"")
-        out.append(contentsOf: hash)
+        let hash = out.count
+        addHash(of: UnsafeRawBufferPointer(rebasing: out.bytes(from: start).prefix(end - start)), to: out)
+        last.withUnsafeMutableBytes { $0.copyMemory(from: out.bytes(from: hash)) }
         out.add("\"}")
         sequence += 1
-        last = hash
-        return out
+        return true
     }
 
     /// Goes back to an earlier state, after lines that could not be written.
@@ -158,7 +158,11 @@ package struct AuditChain: Sendable {
     ) throws(Defect) {
         func defect(_ message: String) -> Defect { Defect(file: path, line: number, message: message) }
         guard let link = Self.link(line) else { throw defect("the record has no chain fields at its end") }
-        guard hash(Array(link.covered)) == link.hash else { throw defect("record \(link.sequence) was changed, or the key is wrong") }
+        let hash = TextBuffer(capacity: 64)
+        link.covered.withUnsafeBytes { addHash(of: $0, to: hash) }
+        guard hash.bytes().elementsEqual(link.hash) else {
+            throw defect("record \(link.sequence) was changed, or the key is wrong")
+        }
         if report.records == 0 {
             if link.sequence == 1 && link.previous != Self.start {
                 throw defect("record 1 does not start a chain")

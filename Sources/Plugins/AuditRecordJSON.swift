@@ -19,12 +19,14 @@ package struct AuditJSONOptions: Sendable {
 
 /// Writes records as lines of JSON, fields in fixed order, absent ones left out. Used for many records with the
 /// same options, since making a key costs more than using it.
-package struct AuditRecordJSON {
+package final class AuditRecordJSON {
     private let options: AuditJSONOptions
     private let key: SymmetricKey?
     /// `"extra":{…}` with its comma, or nothing: the same for all records.
     private let extra: [UInt8]
-    private var out: [UInt8] = []
+    private let out = TextBuffer()
+    /// Memory kept for the next record.
+    private static let keptBytes = 64 << 10
 
     package init(options: AuditJSONOptions) {
         self.options = options
@@ -32,38 +34,38 @@ package struct AuditRecordJSON {
         extra = Self.extra(options.extra)
     }
 
-    package mutating func encode(_ record: AuditRecord) -> [UInt8] {
-        out.removeAll(keepingCapacity: true)
-        out.reserveCapacity(768)
+    /// The record's line; its bytes are valid until the next call.
+    func encode(_ entry: AuditEntry) -> UnsafeRawBufferPointer {
+        out.clear(keeping: Self.keptBytes)
         out.add("{\"id\":")
-        out.add(json: record.id)
-        out.add(record.stage == .decided ? ",\"stage\":\"decided\",\"time\":\"" : ",\"stage\":\"completed\",\"time\":\"")
-        Timestamp.append(microseconds: record.microseconds, to: &out)
+        out.add(json: entry.record.id)
+        out.add(entry.record.stage == .decided ? ",\"stage\":\"decided\",\"time\":\"" : ",\"stage\":\"completed\",\"time\":\"")
+        Timestamp.append(microseconds: entry.record.microseconds, to: out)
         out.add("\",\"cluster\":\"")
-        out.add(String(record.clusterID, radix: 16))
+        out.add(hexadecimal: entry.record.clusterID)
         out.add("\",\"member\":\"")
-        out.add(String(record.memberID, radix: 16))
+        out.add(hexadecimal: entry.record.memberID)
         out.add("\"")
-        add(record.identity)
+        add(entry.record.identity)
         out.add(",\"rpc\":\"")
-        out.add(record.request.rpc.name)
+        out.add(entry.record.request.rpc.name)
         out.add("\"")
-        optional(",\"name\":", record.request.name)
-        number(",\"lease\":", record.request.lease)
-        number(",\"ttl\":", record.request.ttl)
-        number(",\"at_revision\":", record.request.revision)
-        if options.level != .metadata && !record.request.ops.isEmpty { add(record.request.ops) }
-        out.add(record.isAllowed ? ",\"allowed\":true,\"code\":" : ",\"allowed\":false,\"code\":")
-        out.add(decimal: Int64(record.code))
-        optional(",\"message\":", record.message)
-        if !record.decisions.isEmpty { add(record.decisions) }
-        if record.stage == .completed { addOutcome(record) }
-        out.append(contentsOf: extra)
+        optional(",\"name\":", entry.record.request.name)
+        number(",\"lease\":", entry.record.request.lease)
+        number(",\"ttl\":", entry.record.request.ttl)
+        number(",\"at_revision\":", entry.record.request.revision)
+        if options.level != .metadata && !entry.record.request.ops.isEmpty { add(entry.record.request.ops) }
+        out.add(entry.record.isAllowed ? ",\"allowed\":true,\"code\":" : ",\"allowed\":false,\"code\":")
+        out.add(decimal: Int64(entry.record.code))
+        optional(",\"message\":", entry.record.message)
+        if !entry.record.decisions.isEmpty { add(entry.record.decisions) }
+        if entry.record.stage == .completed { addOutcome(entry) }
+        out.add(extra)
         out.add("}")
-        return out
+        return out.bytes()
     }
 
-    private mutating func add(_ identity: PluginIdentity) {
+    private func add(_ identity: PluginIdentity) {
         optional(",\"peer\":", identity.peer)
         optional(",\"user\":", identity.user)
         if !identity.roles.isEmpty {
@@ -78,52 +80,56 @@ package struct AuditRecordJSON {
         if identity.source != .none { optional(",\"source\":", identity.source.rawValue) }
     }
 
-    private mutating func addOutcome(_ record: AuditRecord) {
-        number(",\"revision\":", record.resultRevision)
-        number(",\"term\":", Int64(clamping: record.term))
-        number(",\"index\":", Int64(clamping: record.index))
+    private func addOutcome(_ entry: AuditEntry) {
+        number(",\"revision\":", entry.record.resultRevision)
+        number(",\"term\":", Int64(clamping: entry.record.term))
+        number(",\"index\":", Int64(clamping: entry.record.index))
         out.add(",\"us\":{\"hooks\":")
-        out.add(decimal: record.hooksMicroseconds)
+        out.add(decimal: entry.record.hooksMicroseconds)
         out.add(",\"queue\":")
-        out.add(decimal: record.queueMicroseconds)
+        out.add(decimal: entry.record.queueMicroseconds)
         out.add(",\"raft\":")
-        out.add(decimal: record.raftMicroseconds)
+        out.add(decimal: entry.record.raftMicroseconds)
         out.add(",\"apply\":")
-        out.add(decimal: record.applyMicroseconds)
+        out.add(decimal: entry.record.applyMicroseconds)
         out.add(",\"total\":")
-        out.add(decimal: record.totalMicroseconds)
+        out.add(decimal: entry.record.totalMicroseconds)
         out.add("}")
     }
 
-    private mutating func add(_ ops: [PluginOp]) {
+    private func add(_ ops: [PluginOp]) {
         out.add(",\"ops\":[")
-        for (i, op) in ops.enumerated() {
+        for i in ops.indices {
             out.add(i > 0 ? ",{\"kind\":\"" : "{\"kind\":\"")
-            out.add(Self.kindName(op.kind))
-            out.add("\"")
-            optional(",\"path\":", op.path)
-            let hashed = options.hashedPrefixes.contains { KeyMatch.hasPrefix(op.key, $0) }
-            bytes(",\"key\":", ",\"key_b64\":", hashed ? ",\"key_hash\":" : nil, op.key)
-            if !op.rangeEnd.isEmpty {
-                bytes(",\"range_end\":", ",\"range_end_b64\":", hashed ? ",\"range_end_hash\":" : nil, op.rangeEnd)
-            }
-            if op.hasValue {
-                out.add(",\"value_size\":")
-                out.add(decimal: Int64(op.value.count))
-                if options.level == .keysAndHash || options.level == .full {
-                    out.add(",\"value_hash\":\"")
-                    hash(op.value)
-                    out.add("\"")
-                }
-                if options.level == .full { bytes(",\"value\":", ",\"value_b64\":", nil, op.value) }
-            }
-            number(",\"lease\":", op.lease)
-            out.add("}")
+            add(ops[i])
         }
         out.add("]")
     }
 
-    private mutating func add(_ decisions: [DecisionRecord]) {
+    private func add(_ op: PluginOp) {
+        out.add(Self.kindName(op.kind))
+        out.add("\"")
+        optional(",\"path\":", op.path)
+        let hashed = options.hashedPrefixes.contains { KeyMatch.hasPrefix(op.key, $0) }
+        bytes(",\"key\":", ",\"key_b64\":", hashed ? ",\"key_hash\":" : nil, op.key)
+        if !op.rangeEnd.isEmpty {
+            bytes(",\"range_end\":", ",\"range_end_b64\":", hashed ? ",\"range_end_hash\":" : nil, op.rangeEnd)
+        }
+        if op.hasValue {
+            out.add(",\"value_size\":")
+            out.add(decimal: Int64(op.value.count))
+            if options.level == .keysAndHash || options.level == .full {
+                out.add(",\"value_hash\":\"")
+                hash(op.value)
+                out.add("\"")
+            }
+            if options.level == .full { bytes(",\"value\":", ",\"value_b64\":", nil, op.value) }
+        }
+        number(",\"lease\":", op.lease)
+        out.add("}")
+    }
+
+    private func add(_ decisions: [DecisionRecord]) {
         out.add(",\"plugins\":[")
         for (i, decision) in decisions.enumerated() {
             out.add(i > 0 ? ",{\"id\":" : "{\"id\":")
@@ -153,7 +159,7 @@ package struct AuditRecordJSON {
 
     private static func extra(_ pairs: [LuaValue.Pair]) -> [UInt8] {
         guard !pairs.isEmpty else { return [] }
-        var out: [UInt8] = []
+        let out = TextBuffer()
         out.add(",\"extra\":{")
         for (i, pair) in pairs.sorted(by: { $0.key.described < $1.key.described }).enumerated() {
             if i > 0 { out.add(",") }
@@ -166,7 +172,7 @@ package struct AuditRecordJSON {
             }
         }
         out.add("}")
-        return out
+        return Array(out.bytes())
     }
 
     static func kindName(_ kind: PluginOp.Kind) -> StaticString {
@@ -179,28 +185,28 @@ package struct AuditRecordJSON {
         }
     }
 
-    private mutating func hash(_ bytes: [UInt8]) {
+    private func hash(_ bytes: [UInt8]) {
         if let key {
-            Hex.append(HMAC<SHA256>.authenticationCode(for: bytes, using: key), to: &out)
+            HMAC<SHA256>.authenticationCode(for: bytes, using: key).withUnsafeBytes { out.add(hex: $0) }
         } else {
-            Hex.append(SHA256.hash(data: bytes), to: &out)
+            SHA256.hash(data: bytes).withUnsafeBytes { out.add(hex: $0) }
         }
     }
 
-    private mutating func optional(_ name: StaticString, _ value: String) {
+    private func optional(_ name: StaticString, _ value: String) {
         guard !value.isEmpty else { return }
         out.add(name)
         out.add(json: value)
     }
 
-    private mutating func number(_ name: StaticString, _ value: Int64) {
+    private func number(_ name: StaticString, _ value: Int64) {
         guard value != 0 else { return }
         out.add(name)
         out.add(decimal: value)
     }
 
     /// Bytes as text when they are UTF-8, else as base64 under another name; or hashed under a third.
-    private mutating func bytes(_ name: StaticString, _ encoded: StaticString, _ hashed: StaticString?, _ value: [UInt8]) {
+    private func bytes(_ name: StaticString, _ encoded: StaticString, _ hashed: StaticString?, _ value: [UInt8]) {
         if let hashed {
             out.add(hashed)
             out.add("\"")

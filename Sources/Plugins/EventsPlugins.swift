@@ -65,6 +65,15 @@ package final class EventsPlugins {
     package let set: PluginSet
     private let scope: HookScope
     private let vms: [PluginVM?]
+    /// The plugins with an `audit` hook, in the order in which they run.
+    private let auditors: [Auditor]
+
+    private struct Auditor {
+        let plugin: LoadedPlugin
+        let vm: PluginVM
+        /// A record that it does not take refuses the request.
+        let isRequired: Bool
+    }
 
     /// Builds the VMs, which opens their sinks. Before replacing an ``EventsPlugins`` by one of a new set, call
     /// ``shutdown()`` on the old: a sink's file has one writer.
@@ -90,6 +99,14 @@ package final class EventsPlugins {
             vms.append(vm)
         }
         self.vms = vms
+        auditors = set.chain(.audit).compactMap { index in
+            let plugin = set.plugins[index]
+            return vms[index].map {
+                Auditor(
+                    plugin: plugin, vm: $0,
+                    isRequired: plugin.mode == .enforce && plugin.failurePolicy(.audit) == .closed)
+            }
+        }
     }
 
     // MARK: - Audit
@@ -103,50 +120,62 @@ package final class EventsPlugins {
     }
 
     /// Runs the `audit` hooks on a batch and flushes sinks once at its end. Outcomes are in the order of `records`.
-    package func audit(_ records: [AuditRecord]) -> [AuditOutcome] {
+    package func audit(_ records: [AuditEntry]) -> [AuditOutcome] {
         var outcomes = [AuditOutcome](repeating: .written, count: records.count)
-        for index in set.chain(.audit) {
-            guard let vm = vms[index] else { continue }
-            let plugin = set.plugins[index]
-            let isRequired = plugin.mode == .enforce && plugin.failurePolicy(.audit) == .closed
-            var taken: [Int] = []
-            for (i, record) in records.enumerated() where plugin.wantsAudit(record.stage, record.request, record.identity) {
-                taken.append(i)
-                if let problem = auditOne(plugin, vm, record), isRequired {
-                    outcomes[i] = .failed(text: "plugin \(plugin.id): \(problem)")
+        for (i, entry) in records.enumerated() {
+            var isShown = false
+            for auditor in auditors {
+                guard auditor.plugin.wantsAudit(entry.record.stage, entry.record.request, entry.record.identity)
+                else { continue }
+                // All hooks see the record through the same view: none of them can change it.
+                if !isShown {
+                    show(entry)
+                    isShown = true
                 }
-            }
-            do {
-                try vm.flushSinks()
-            } catch {
-                plugin.log(.error, "audit sink failed", [("error", error.message)])
-                guard isRequired else { continue }
-                for i in taken { outcomes[i] = .failed(text: "plugin \(plugin.id): the audit record cannot be written") }
+                if let problem = auditOne(auditor.plugin, auditor.vm), auditor.isRequired {
+                    outcomes[i] = .failed(text: "plugin \(auditor.plugin.id): \(problem)")
+                }
             }
         }
         scope.record = nil
+        for auditor in auditors {
+            do {
+                try auditor.vm.flushSinks()
+            } catch {
+                auditor.plugin.log(.error, "audit sink failed", [("error", error.message)])
+                guard auditor.isRequired else { continue }
+                let text = "plugin \(auditor.plugin.id): the audit record cannot be written"
+                for (i, entry) in records.enumerated()
+                where auditor.plugin.wantsAudit(entry.record.stage, entry.record.request, entry.record.identity) {
+                    outcomes[i] = .failed(text: text)
+                }
+            }
+        }
         return outcomes
     }
 
+    private func show(_ entry: AuditEntry) {
+        scope.record = entry
+        scope.request = entry.record.request
+        scope.show(entry.record.identity)
+        scope.setText(MOONRAFT_TEXT_ID, entry.record.id)
+        scope.setText(MOONRAFT_TEXT_STAGE, entry.record.stage.rawValue)
+        if !entry.record.message.isEmpty { scope.setText(MOONRAFT_TEXT_MESSAGE, entry.record.message) }
+        scope.set(MOONRAFT_INT_TIME_MICROSECONDS, entry.record.microseconds)
+        scope.set(MOONRAFT_INT_CODE, Int64(entry.record.code))
+        scope.set(MOONRAFT_INT_ALLOWED, entry.record.isAllowed ? 1 : 0)
+        scope.set(MOONRAFT_INT_RESULT_REVISION, entry.record.resultRevision)
+        scope.set(MOONRAFT_INT_TERM, Int64(clamping: entry.record.term))
+        scope.set(MOONRAFT_INT_INDEX, Int64(clamping: entry.record.index))
+        scope.set(MOONRAFT_INT_HOOKS, entry.record.hooksMicroseconds)
+        scope.set(MOONRAFT_INT_QUEUE, entry.record.queueMicroseconds)
+        scope.set(MOONRAFT_INT_RAFT, entry.record.raftMicroseconds)
+        scope.set(MOONRAFT_INT_APPLY, entry.record.applyMicroseconds)
+        scope.set(MOONRAFT_INT_TOTAL, entry.record.totalMicroseconds)
+    }
+
     /// Nil, or why the record was not taken.
-    private func auditOne(_ plugin: LoadedPlugin, _ vm: PluginVM, _ record: AuditRecord) -> String? {
-        scope.record = record
-        scope.request = record.request
-        scope.show(record.identity)
-        scope.setText(MOONRAFT_TEXT_ID, record.id)
-        scope.setText(MOONRAFT_TEXT_STAGE, record.stage.rawValue)
-        if !record.message.isEmpty { scope.setText(MOONRAFT_TEXT_MESSAGE, record.message) }
-        scope.set(MOONRAFT_INT_TIME_MICROSECONDS, record.microseconds)
-        scope.set(MOONRAFT_INT_CODE, Int64(record.code))
-        scope.set(MOONRAFT_INT_ALLOWED, record.isAllowed ? 1 : 0)
-        scope.set(MOONRAFT_INT_RESULT_REVISION, record.resultRevision)
-        scope.set(MOONRAFT_INT_TERM, Int64(clamping: record.term))
-        scope.set(MOONRAFT_INT_INDEX, Int64(clamping: record.index))
-        scope.set(MOONRAFT_INT_HOOKS, record.hooksMicroseconds)
-        scope.set(MOONRAFT_INT_QUEUE, record.queueMicroseconds)
-        scope.set(MOONRAFT_INT_RAFT, record.raftMicroseconds)
-        scope.set(MOONRAFT_INT_APPLY, record.applyMicroseconds)
-        scope.set(MOONRAFT_INT_TOTAL, record.totalMicroseconds)
+    private func auditOne(_ plugin: LoadedPlugin, _ vm: PluginVM) -> String? {
         do {
             guard case .refused = try vm.call(.audit, face1: MOONRAFT_HANDLE_REC) else { return nil }
             vm.counters.denied(.audit)

@@ -21,7 +21,9 @@ package final class FileSink: PluginSink {
     private var size = 0
     /// When the current file was begun, seconds since 1970.
     private var begun = 0.0
-    private var batch: [UInt8] = []
+    private let batch = TextBuffer(capacity: 16 << 10)
+    /// Memory that the batch keeps when it is empty.
+    private static let keptBatch = 1 << 20
     private var chain: AuditChain
     /// The chain as of the last batch that reached the file.
     private var written: AuditChain
@@ -143,17 +145,16 @@ package final class FileSink: PluginSink {
 
     package func write(_ line: UnsafeRawBufferPointer, now: Double) throws(SinkError) {
         if options.isChained {
-            guard let linked = chain.append(line) else { throw SinkError("a chained sink takes JSON objects") }
-            batch.append(contentsOf: linked)
+            guard chain.append(line, to: batch) else { throw SinkError("a chained sink takes JSON objects") }
         } else {
-            batch.append(contentsOf: line)
+            batch.add(line)
         }
-        batch.append(0x0A)
+        batch.add(byte: 0x0A)
         if batch.count > Self.maximumBatch || options.sync == .always { try flush(now: now) }
     }
 
     package func flush(now: Double) throws(SinkError) {
-        guard !batch.isEmpty else { return }
+        guard batch.count > 0 else { return }
         do {
             try rotateIfDue(adding: batch.count, now: now)
             try append()
@@ -162,20 +163,19 @@ package final class FileSink: PluginSink {
         } catch {
             // Nothing of the batch counts; the chain goes on from the last line that does.
             chain.restore(written)
-            batch.removeAll(keepingCapacity: true)
+            batch.clear(keeping: Self.keptBatch)
             throw error
         }
         if begun == 0 { begun = now }
-        batch.removeAll(keepingCapacity: batch.capacity < 1 << 20)
+        batch.clear(keeping: Self.keptBatch)
     }
 
     private func append() throws(SinkError) {
         if descriptor < 0 { try openFile() }
         var offset = 0
         while offset < batch.count {
-            let count = batch.withUnsafeBytes { bytes in
-                Glibc.write(descriptor, bytes.baseAddress.map { $0 + offset }, bytes.count - offset)
-            }
+            let rest = batch.bytes(from: offset)
+            let count = Glibc.write(descriptor, rest.baseAddress, rest.count)
             if count < 0 && errno == EINTR { continue }
             guard count > 0 else {
                 let reason = FileReading.reason(errno)

@@ -13,7 +13,7 @@ final class HookScope {
     var token: [UInt8]?
     var metadata: [(name: String, value: String)] = []
     /// Valid during `audit` only.
-    var record: AuditRecord?
+    var record: AuditEntry?
 
     /// Collected by req:warn and req:annotate of the hook that runs.
     var warnings: [String] = []
@@ -67,19 +67,23 @@ final class HookScope {
 
     func showOps() {
         moonraft_view_clear_ops(view)
-        for op in request.ops {
-            var header = Self.header(op)
-            var path = op.path
-            path.withUTF8 { path in
-                op.key.withUnsafeBufferPointer { key in
-                    op.rangeEnd.withUnsafeBufferPointer { end in
-                        moonraft_view_add_op(
-                            view, &header, path.baseAddress, path.count, key.baseAddress, key.count, end.baseAddress, end.count)
-                    }
+        request.ops.withUnsafeBufferPointer { ops in
+            for i in ops.indices { show(ops[i]) }
+        }
+        if let first = request.ops.first, first.kind == .range { set(MOONRAFT_INT_REVISION, first.revision) }
+    }
+
+    private func show(_ op: PluginOp) {
+        var header = Self.header(op)
+        var path = op.path
+        path.withUTF8 { path in
+            op.key.withUnsafeBufferPointer { key in
+                op.rangeEnd.withUnsafeBufferPointer { end in
+                    moonraft_view_add_op(
+                        view, &header, path.baseAddress, path.count, key.baseAddress, key.count, end.baseAddress, end.count)
                 }
             }
         }
-        if let first = request.ops.first, first.kind == .range { set(MOONRAFT_INT_REVISION, first.revision) }
     }
 
     /// Shows one changed op.

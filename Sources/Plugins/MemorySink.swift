@@ -34,8 +34,9 @@ package final class MemorySink: PluginSink {
     package func write(_ line: UnsafeRawBufferPointer, now: Double) throws(SinkError) {
         if let failure = target.failure { throw SinkError(failure) }
         if options.isChained {
-            guard let linked = chain.append(line) else { throw SinkError("a chained sink takes JSON objects") }
-            batch.append(String(decoding: linked, as: UTF8.self))
+            let linked = TextBuffer()
+            guard chain.append(line, to: linked) else { throw SinkError("a chained sink takes JSON objects") }
+            batch.append(String(decoding: linked.bytes(), as: UTF8.self))
         } else {
             batch.append(String(decoding: line, as: UTF8.self))
         }

@@ -31,16 +31,24 @@ package final class MetricRegistry: Sendable {
     static let maximumLabelBytes = 128
 
     private struct Series {
+        /// The labels' bytes, each ended by 0xff (which UTF-8 does not contain).
+        let key: [UInt8]
+        let labels: [String]
         var value = 0.0
         var counts: [UInt64] = []
         var count: UInt64 = 0
-        let labels: [String]
+    }
+
+    private struct Metric {
+        /// By the series' key.
+        var index: [[UInt8]: Int] = [:]
+        var series: [Series] = []
+        /// The series changed last: a script mostly counts into the same one again and again.
+        var latest = 0
     }
 
     private struct State {
-        /// By metric, then by the labels' bytes, each ended by 0xff (which UTF-8 does not contain).
-        var index: [[[UInt8]: Int]]
-        var series: [[Series]]
+        var metrics: [Metric]
         var dropped: UInt64 = 0
     }
 
@@ -49,56 +57,66 @@ package final class MetricRegistry: Sendable {
 
     package init(_ declarations: [MetricDeclaration]) {
         self.declarations = declarations
-        var initial = State(index: declarations.map { _ in [:] }, series: declarations.map { _ in [] })
         // A metric without labels exists from the start, as 0.
-        for (metric, declaration) in declarations.enumerated() where declaration.labels.isEmpty {
-            initial.index[metric][[]] = 0
-            initial.series[metric].append(Self.fresh(declaration, []))
-        }
-        state = Mutex(initial)
+        state = Mutex(
+            State(
+                metrics: declarations.map { declaration in
+                    var metric = Metric()
+                    if declaration.labels.isEmpty { _ = Self.append(declaration, key: [], labels: [], to: &metric) }
+                    return metric
+                }))
     }
 
-    private static func fresh(_ declaration: MetricDeclaration, _ labels: [String]) -> Series {
-        Series(counts: declaration.kind == .histogram ? [UInt64](repeating: 0, count: declaration.buckets.count + 1) : [],
-            labels: labels)
+    private static func append(
+        _ declaration: MetricDeclaration, key: [UInt8], labels: [String], to metric: inout Metric
+    ) -> Int {
+        var series = Series(key: key, labels: labels)
+        if declaration.kind == .histogram { series.counts = [UInt64](repeating: 0, count: declaration.buckets.count + 1) }
+        metric.index[key] = metric.series.count
+        metric.series.append(series)
+        return metric.series.count - 1
     }
 
     enum Update { case add, set, observe }
 
-    /// Changes one series; `key` is its labels as described at `State`.
+    /// Changes one series; `key` is its labels as described at `Series`.
     func update(_ metric: Int, _ update: Update, _ value: Double, key: [UInt8]) {
-        let declaration = declarations[metric]
         state.withLock { state in
-            let slot: Int
-            if let known = state.index[metric][key] {
-                slot = known
-            } else if state.series[metric].count < declaration.maximumSeries {
-                slot = state.series[metric].count
-                state.index[metric][key] = slot
-                state.series[metric].append(Self.fresh(declaration, Self.labels(key)))
-            } else {
-                state.dropped &+= 1
-                slot = Self.overflow(metric, declaration, &state)
-            }
+            let slot = slot(metric, key, &state)
             switch update {
-            case .add: state.series[metric][slot].value += value
-            case .set: state.series[metric][slot].value = value
+            case .add: state.metrics[metric].series[slot].value += value
+            case .set: state.metrics[metric].series[slot].value = value
             case .observe:
-                let bucket = declaration.buckets.firstIndex { value <= $0 } ?? declaration.buckets.count
-                state.series[metric][slot].counts[bucket] &+= 1
-                state.series[metric][slot].count &+= 1
-                state.series[metric][slot].value += value
+                let buckets = declarations[metric].buckets
+                var bucket = 0
+                while bucket < buckets.count && !(value <= buckets[bucket]) { bucket += 1 }
+                state.metrics[metric].series[slot].counts[bucket] &+= 1
+                state.metrics[metric].series[slot].count &+= 1
+                state.metrics[metric].series[slot].value += value
             }
         }
     }
 
-    private static func overflow(_ metric: Int, _ declaration: MetricDeclaration, _ state: inout State) -> Int {
+    private func slot(_ metric: Int, _ key: [UInt8], _ state: inout State) -> Int {
+        let latest = state.metrics[metric].latest
+        if latest < state.metrics[metric].series.count, state.metrics[metric].series[latest].key == key { return latest }
+        let slot: Int
+        if let known = state.metrics[metric].index[key] {
+            slot = known
+        } else if state.metrics[metric].series.count < declarations[metric].maximumSeries {
+            slot = Self.append(declarations[metric], key: key, labels: Self.labels(key), to: &state.metrics[metric])
+        } else {
+            state.dropped &+= 1
+            slot = Self.overflow(declarations[metric], &state.metrics[metric])
+        }
+        state.metrics[metric].latest = slot
+        return slot
+    }
+
+    private static func overflow(_ declaration: MetricDeclaration, _ metric: inout Metric) -> Int {
         let labels = declaration.labels.map { _ in "other" }
         let key = Self.key(labels)
-        if let known = state.index[metric][key] { return known }
-        state.index[metric][key] = state.series[metric].count
-        state.series[metric].append(fresh(declaration, labels))
-        return state.series[metric].count - 1
+        return metric.index[key] ?? append(declaration, key: key, labels: labels, to: &metric)
     }
 
     static func key(_ labels: [String]) -> [UInt8] {
@@ -120,7 +138,9 @@ package final class MetricRegistry: Sendable {
     /// The value of a series (histogram: its sum and count), nil when there is none.
     func value(_ metric: Int, key: [UInt8]) -> (value: Double, count: UInt64)? {
         state.withLock { state in
-            state.index[metric][key].map { (state.series[metric][$0].value, state.series[metric][$0].count) }
+            state.metrics[metric].index[key].map { slot in
+                (state.metrics[metric].series[slot].value, state.metrics[metric].series[slot].count)
+            }
         }
     }
 
@@ -128,7 +148,7 @@ package final class MetricRegistry: Sendable {
     package func families(plugin: String) -> [MetricFamily] {
         state.withLock { state in
             declarations.enumerated().map { metric, declaration in
-                let samples = state.series[metric].map { series in
+                let samples = state.metrics[metric].series.map { series in
                     var running: UInt64 = 0
                     let cumulative = series.counts.map { count in
                         running &+= count

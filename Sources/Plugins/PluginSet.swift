@@ -145,6 +145,13 @@ package final class PluginSet: Sendable {
         return found
     }
 
+    /// Whether any hook may run for a call on one key or range. Each call asks, so nothing is copied.
+    package func selectsAny(_ rpc: RPCKind, key: UnsafeRawBufferPointer, rangeEnd: UnsafeRawBufferPointer) -> Bool {
+        if hooksByRPC[Int(rpc.rawValue)].isEmpty { return false }
+        if !matchers[Int(rpc.rawValue)].always.isEmpty { return true }
+        return !selects(rpc, key: Array(key), rangeEnd: Array(rangeEnd)).isEmpty
+    }
+
     /// Whether a record of this stage is wanted, and whether the request must wait for it.
     package enum AuditNeed: Sendable { case none, bestEffort, required }
 
@@ -190,16 +197,20 @@ extension LoadedPlugin {
 
 /// The set in use, swapped atomically. Loops compare `generation` and make new ``LoopPlugins`` when it changed.
 package final class PluginSetHolder: Sendable {
-    private let state: Mutex<(set: PluginSet, generation: UInt64)>
+    private let held: Mutex<PluginSet>
+    /// Counts the swaps. Read for each request, hence no lock; changed after the set, so that who sees a new number
+    /// gets the new set.
+    private let swaps = Atomic<UInt64>(1)
 
-    package init(_ set: PluginSet) { state = Mutex((set, 1)) }
+    package init(_ set: PluginSet) { held = Mutex(set) }
 
-    package var current: PluginSet { state.withLock { $0.set } }
-    package var generation: UInt64 { state.withLock { $0.generation } }
+    package var current: PluginSet { held.withLock { $0 } }
+    package var generation: UInt64 { swaps.load(ordering: .acquiring) }
 
     /// Swaps in a set that is loaded and whose sinks are open.
     package func replace(_ new: PluginSet) {
-        state.withLock { $0 = (new, $0.generation + 1) }
+        held.withLock { $0 = new }
+        swaps.add(1, ordering: .releasing)
     }
 
     /// Loads a new set and swaps it in.
@@ -209,7 +220,7 @@ package final class PluginSetHolder: Sendable {
         bindings: [PluginBinding], folder: String, environment: PluginEnvironment
     ) throws(PluginError) -> PluginSet {
         let new = try PluginSet(bindings: bindings, folder: folder, environment: environment, previous: current)
-        state.withLock { $0 = (new, $0.generation + 1) }
+        replace(new)
         return new
     }
 }

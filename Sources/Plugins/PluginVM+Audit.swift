@@ -147,7 +147,7 @@ extension PluginVM {
         returnValue(
             vm,
             .array(
-                record.decisions.map { decision in
+                record.record.decisions.map { decision in
                     .table([
                         ("id", .text(decision.plugin.id)), ("version", .text(decision.plugin.version)),
                         ("hook", .text(decision.hook.name)), ("verdict", .text(decision.verdict.name)),

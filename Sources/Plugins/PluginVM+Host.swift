@@ -205,6 +205,11 @@ extension PluginVM {
         bytes.withUnsafeBufferPointer { moonraft_vm_return_string(vm, $0.baseAddress, $0.count) }
     }
 
+    func returnBytes(_ vm: OpaquePointer, _ bytes: UnsafeRawBufferPointer) {
+        let bytes = bytes.bindMemory(to: UInt8.self)
+        moonraft_vm_return_string(vm, bytes.baseAddress, bytes.count)
+    }
+
     func returnValue(_ vm: OpaquePointer, _ value: LuaValue) {
         LuaEncoder.encode(value).withUnsafeBufferPointer { moonraft_vm_return_encoded(vm, $0.baseAddress, $0.count) }
     }
@@ -371,40 +376,43 @@ extension PluginVM {
         let index = try a.handle(0, MOONRAFT_HANDLE_METRIC, "self")
         let registry = plugin.metrics
         guard registry.declarations.indices.contains(index) else { throw HostError("no such metric") }
-        let declaration = registry.declarations[index]
         let value = function == .metricIncrement && a.isNil(1) ? 1 : try a.number(1, "value")
         guard value.isFinite else { throw HostError("the value must be finite") }
         let update: MetricRegistry.Update
-        switch (function, declaration.kind) {
+        switch (function, registry.declarations[index].kind) {
         case (.metricIncrement, .counter):
             guard value >= 0 else { throw HostError("a counter does not go down") }
             update = .add
         case (.metricIncrement, .gauge): update = .add
         case (.metricSet, .gauge): update = .set
         case (.metricObserve, .histogram): update = .observe
-        default: throw HostError("\(declaration.name) is a \(declaration.kind.rawValue)")
+        default:
+            let declaration = registry.declarations[index]
+            throw HostError("\(declaration.name) is a \(declaration.kind.rawValue)")
         }
         let labels = max(0, a.count - 2)
-        guard labels == declaration.labels.count else {
+        guard labels == registry.declarations[index].labels.count else {
+            let declaration = registry.declarations[index]
             throw HostError("\(declaration.name) has \(declaration.labels.count) labels, got \(labels)")
         }
-        var key: [UInt8] = []
+        metricKey.removeAll(keepingCapacity: true)
         for i in 0..<labels {
-            let name = declaration.labels[i]
             if a.isString(i + 2) {
-                let bytes = try a.bytes(i + 2, name).prefix(MetricRegistry.maximumLabelBytes)
+                let bytes = UnsafeRawBufferPointer(
+                    rebasing: try a.bytes(i + 2, "label").prefix(MetricRegistry.maximumLabelBytes))
                 // Labels are UTF-8; 0xff separates them in the key.
                 if bytes.allSatisfy({ $0 < 0x80 }) {
-                    key.append(contentsOf: bytes)
+                    metricKey.append(contentsOf: bytes)
                 } else {
-                    key.append(contentsOf: String(decoding: bytes, as: UTF8.self).utf8)
+                    metricKey.append(contentsOf: String(decoding: bytes, as: UTF8.self).utf8)
                 }
             } else {
-                key.append(contentsOf: try a.label(i + 2, name).utf8.prefix(MetricRegistry.maximumLabelBytes))
+                let text = try a.label(i + 2, registry.declarations[index].labels[i])
+                metricKey.append(contentsOf: text.utf8.prefix(MetricRegistry.maximumLabelBytes))
             }
-            key.append(0xFF)
+            metricKey.append(0xFF)
         }
-        registry.update(index, update, value, key: key)
+        registry.update(index, update, value, key: metricKey)
     }
 
     // MARK: - Store view

@@ -45,6 +45,8 @@ final class PluginVM {
     /// The options of the last rec:json and the writer made from them.
     var recordOptions: [UInt8] = []
     var recordWriter: AuditRecordJSON?
+    /// The labels of the metric that is counted, kept for its memory.
+    var metricKey: [UInt8] = []
     /// Sinks with lines that are not flushed yet.
     var dirtySinks: Set<Int> = []
     /// Set when lines were lost with a dropped VM; the next flush reports it.

@@ -7,13 +7,13 @@ enum Timestamp {
     }
 
     static func rfc3339(microseconds: Int64) -> String? {
-        var out: [UInt8] = []
-        append(microseconds: microseconds, to: &out)
-        return out.isEmpty ? nil : String(decoding: out, as: UTF8.self)
+        let out = TextBuffer(capacity: 64)
+        append(microseconds: microseconds, to: out)
+        return out.count == 0 ? nil : String(decoding: out.bytes(), as: UTF8.self)
     }
 
     /// Appends the text; nothing outside years 0 to 9999.
-    static func append(microseconds: Int64, to out: inout [UInt8]) {
+    static func append(microseconds: Int64, to out: TextBuffer) {
         let day: Int64 = 86_400_000_000
         guard microseconds >= -62_167_219_200_000_000, microseconds < 253_402_300_800_000_000 else { return }
         var days = microseconds / day

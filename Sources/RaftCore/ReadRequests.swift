@@ -60,7 +60,8 @@ struct ReadRequests: Sendable {
         return round + 1
     }
 
-    /// Starts the round that is due and returns its number, or nil if none is.
+    /// Starts the round that is due and returns its number, or nil if none is. The answers to a
+    /// round lead back here, so one that is put off is not forgotten.
     mutating func closeRound() -> UInt64? {
         let isUnderWay = pending.first.map { $0.round <= round } ?? false
         guard isHeartbeatDue || (isRoundDue && !isUnderWay) else { return nil }
@@ -146,8 +147,6 @@ extension RaftCore {
             }
         }
         reads.pending.removeSubrange(..<end)
-        // The next round may have waited for this one.
-        if reads.isRoundDue { outbox.isReplicationDue = true }
     }
 
     /// Lets the reads proceed that waited for the first commit of the term: only now does the

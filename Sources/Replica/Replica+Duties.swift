@@ -57,7 +57,9 @@ extension Replica {
         let allowed = configuration.requestTimeoutMilliseconds &* 1_000_000
         guard now > allowed else { return }
         let deadline = now &- allowed
-        waiting.entries.expire(before: deadline) { refuse([$0], timeout(before: deadline)) }
+        var expired: [QueuedProposal] = []
+        waiting.entries.expire(before: deadline) { expired.append($0) }
+        refuse(expired, timeout(before: deadline))
         if waiting.uncertain.contains(where: { $0.proposal.since < deadline }) {
             let uncertain = waiting.uncertain
             waiting.uncertain = uncertain.filter { $0.proposal.since >= deadline }
@@ -78,6 +80,11 @@ extension Replica {
         {
             _ = waiting.takeConfirming(context)
             for item in batch { answerTimeout(item, deadline) }
+        }
+        if let oldest = readBatch.first, oldest.since < deadline {
+            let batch = readBatch
+            readBatch = batch.filter { $0.since >= deadline }
+            for item in batch where item.since < deadline { answerTimeout(item, deadline) }
         }
         if waiting.parked.contains(where: { $0.since < deadline }) {
             let parked = waiting.parked

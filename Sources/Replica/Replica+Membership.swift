@@ -136,12 +136,13 @@ extension Replica {
         let started = voters.count { !$0.name.isEmpty }
         switch change {
         case .add(let member):
-            if !member.isLearner {
-                let needed = (voters.count + 1) / 2 + 1
-                // One member may always be joined by a second, to rebuild a cluster from it.
-                let isRebuilding = started == 1 && voters.count == 1
-                if started < needed, !isRebuilding { return .notEnoughStartedMembers }
-            }
+            // A learner has no part in any quorum. etcd refuses it all the same while a voter is
+            // down, which is when a dead member has to be replaced.
+            if member.isLearner { return nil }
+            let needed = (voters.count + 1) / 2 + 1
+            // One member may always be joined by a second, to rebuild a cluster from it.
+            let isRebuilding = started == 1 && voters.count == 1
+            if started < needed, !isRebuilding { return .notEnoughStartedMembers }
             return voters.allSatisfy { isReachable($0.id) } ? nil : .unhealthyCluster
         case .remove(let id):
             guard let gone = voters.first(where: { $0.id == id }) else { return nil }

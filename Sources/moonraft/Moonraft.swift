@@ -40,6 +40,7 @@ enum Usage {
         usage: moonraft [serve] [--config FILE] [flags]   run a node
                moonraft check [--config FILE] [flags]     check settings and plugins without starting
                moonraft config --effective [...]          print the settings that would be in force
+               moonraft config --members --config FILE    list the members of a file with their client URLs
                moonraft plugin test|check|digest DIR...   work on plugins
                moonraft audit verify FILE                 check an audit log's hash chain
                moonraft snapshot status|verify FILE       what a backup holds, and whether it is sound
@@ -49,9 +50,13 @@ enum Usage {
         """
 }
 
-/// `config --effective`: what would be in force, and where each value comes from.
+/// `config --effective`: what would be in force, and where each value comes from. `config --members`: one line
+/// for each member that the file lists.
 enum ConfigVerb {
     static func run(_ arguments: [String]) throws {
+        if arguments.contains("--members") {
+            return try listMembers(CommandLineFlags(arguments.filter { $0 != "--members" }))
+        }
         guard arguments.contains("--effective") else {
             print(ConfigurationPage.reference)
             return
@@ -68,16 +73,28 @@ enum ConfigVerb {
                     plugins?.isSecret(table, path) ?? true
                 }))
     }
+
+    private static func listMembers(_ flags: CommandLineFlags) throws {
+        let configurations = try LoadedConfiguration.all(
+            flags: flags, environment: ProcessInfo.processInfo.environment)
+        for loaded in configurations {
+            let urls = loaded.configuration.clients.advertise.map(\.description).joined(separator: ",")
+            print("\(loaded.configuration.member.name) \(urls)")
+        }
+    }
 }
 
-/// `check`: everything a start would check, without starting.
+/// `check`: everything a start would check, without starting; for each member of a file that lists several and
+/// none was picked.
 enum CheckVerb {
     static func run(_ arguments: [String]) throws {
-        let flags = try CommandLineFlags(arguments)
-        let loaded = try LoadedConfiguration(
-            flags: flags, environment: ProcessInfo.processInfo.environment)
-        for warning in loaded.warnings { print("warning: \(warning)") }
-        let plugins = try LoadedPlugins(loaded, log: { _ in })
-        print("configuration ok, \(plugins.set.plugins.count) plugins ok")
+        let configurations = try LoadedConfiguration.all(
+            flags: CommandLineFlags(arguments), environment: ProcessInfo.processInfo.environment)
+        for loaded in configurations {
+            for warning in loaded.warnings { print("warning: \(warning)") }
+            let plugins = try LoadedPlugins(loaded, log: { _ in })
+            let whose = configurations.count > 1 ? "\(loaded.configuration.member.name): " : ""
+            print("\(whose)configuration ok, \(plugins.set.plugins.count) plugins ok")
+        }
     }
 }

@@ -77,6 +77,7 @@ func failure(
                 "--warning-unary-request-duration", "1s", "--listen-metrics-urls", "http://127.0.0.1:9",
                 "--watch-progress-notify-interval", "1m", "--compaction-batch-limit", "10",
                 "--compaction-sleep-interval", "0s",
+                "--strict-reconfig-check=false", "--max-learners", "3",
                 "--pre-vote", "--log-format", "console", "--log-outputs", "stderr,/tmp/x",
             ])
         let c = loaded.configuration
@@ -85,6 +86,7 @@ func failure(
         #expect(c.clients.advertise.map(\.description) == ["http://h:1"])
         #expect(c.peers.listen.map(\.port) == [3])
         #expect(c.cluster.initialMembers.map(\.name) == ["n1"] && c.cluster.initialToken == "tok")
+        #expect(!c.cluster.strictReconfigurationCheck && c.cluster.maximumLearners == 3)
         #expect(c.storage.quotaBytes == 1 << 30)
         #expect(c.compaction.automatic == .revision(1000))
         #expect(c.raft.snapshotCount == 100 && c.raft.electionTimeout == .milliseconds(500) && c.raft.preVote)
@@ -172,7 +174,7 @@ func failure(
             ])
     }
 
-    @Test func rulesBetweenSettings() {
+    @Test func rulesBetweenSettings() throws {
         #expect(
             failure("[raft]\nheartbeat-interval=\"1s\"\nelection-timeout = \"4s\"")
                 == """
@@ -197,10 +199,13 @@ func failure(
                     --initial-cluster: --initial-advertise-peer-urls has http://h:2 but missing from \
                     --initial-cluster=default=http://h:1
                     """)
+        let several = ["--initial-cluster", "default=http://localhost:2380,b=http://h:1,b=http://h:2"]
+        #expect(try load(nil, several).configuration.cluster.initialMembers.map(\.peerURLs.count) == [2, 1])
+        let crowd = (0..<65).map { "m\($0)=http://h:\($0 + 1)" }.joined(separator: ",")
         #expect(
-            failure(nil, ["--initial-cluster", "default=http://localhost:2380,b=http://h:1"])
-                == "--initial-cluster: names 2 members; a cluster has one member in this version, name only \"default\""
-        )
+            failure(
+                nil, ["--name=m0", "--initial-advertise-peer-urls=http://h:1", "--initial-cluster", crowd])
+                == "--initial-cluster: names 65 members, expected at most 64")
         #expect(
             failure(nil, ["--initial-cluster", "default=http://localhost:2380,b=http://localhost:2380"])
                 .hasSuffix("has duplicate url"))

@@ -145,6 +145,36 @@ private func proposal(_ waiter: Waiter?, _ since: UInt64) -> QueuedProposal {
     thread.join()
 }
 
+@Test func mailboxNapsUntilAnUrgentItem() {
+    let mailbox = Mailbox<Int>(capacity: 8)
+    // What may wait does not end a nap, and does end a sleep.
+    #expect(mailbox.offer(1, urgent: false))
+    var start = monotonicNanoseconds()
+    mailbox.nap(until: start + 30_000_000)
+    #expect(monotonicNanoseconds() - start >= 30_000_000)
+    var items: [Int] = []
+    mailbox.take(into: &items, deadline: start + 5_000_000_000)
+    #expect(items == [1])
+    for urgent in [true, false] {
+        let thread = OwnedThread(name: "producer") {
+            usleep(20_000)
+            _ = mailbox.offer(2, urgent: urgent)
+        }
+        items = []
+        start = monotonicNanoseconds()
+        if urgent { mailbox.nap(until: start + 5_000_000_000) }
+        mailbox.take(into: &items, deadline: start + 5_000_000_000)
+        #expect(items == [2])
+        #expect(monotonicNanoseconds() - start < 2_000_000_000)
+        thread.join()
+    }
+    // An urgent item that is there already leaves nothing to wait for.
+    mailbox.post(3)
+    start = monotonicNanoseconds()
+    mailbox.nap(until: start + 5_000_000_000)
+    #expect(monotonicNanoseconds() - start < 2_000_000_000)
+}
+
 @Test func periodicCompactionKeepsAPeriod() {
     let hour: UInt64 = 3_600_000
     var compactor = AutoCompactor(.periodic(milliseconds: hour), now: 0)

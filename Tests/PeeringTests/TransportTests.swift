@@ -100,7 +100,10 @@ import Testing
         for peer in [two, stranger] { peer.transport.setMembers([one.member], removed: []) }
         var member = two.member
         // Not a URL, nobody, somebody else, and the right one.
-        member.peerURLs = ["nonsense", "http://127.0.0.1:1", stranger.url, two.url]
+        // The right one is a name, which may have several addresses.
+        member.peerURLs = [
+            "nonsense", "http://127.0.0.1:1", stranger.url, "http://localhost:\(two.port)",
+        ]
         one.transport.setMembers([member], removed: [])
         #expect(eventually { one.inbox.now.reachable == [2] })
         #expect(one.inbox.hasNote("\"nonsense\" is not of the form"))
@@ -157,6 +160,7 @@ import Testing
             ])
         }
         #expect(eventually { (one.counters(2)?.sentFailures ?? 0) > 0 })
+        #expect(eventually { one.inbox.hasNote("messages to member 2 are dropped") })
         #expect(eventually { one.inbox.now.unreachable.contains(2) })
         #expect(one.inbox.hasNote("no sign of life"))
     }
@@ -239,7 +243,9 @@ import Testing
     }
 
     @Test func aConnectedMemberIsToldOfItsRemoval() throws {
-        let (one, two) = try pair()
+        var configuration = quickConfiguration()
+        configuration.removalGrace = .seconds(1)
+        let (one, two) = try pair(configuration)
         defer { one.close(); two.close() }
         two.transport.setMembers([two.member], removed: [1])
         // It can still be sent to, so that it learns by the log.

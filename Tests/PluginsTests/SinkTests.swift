@@ -156,8 +156,11 @@ import Testing
           end }
         """
 
-    private func record(_ request: PluginRequest, stage: AuditRecord.Stage = .decided) -> AuditRecord {
-        AuditRecord(stage: stage, id: "r1", microseconds: 1_700_000_000_000_001, clusterID: 0xC, memberID: 0xD, request: request, identity: alice)
+    private func record(_ request: PluginRequest, stage: AuditRecord.Stage = .decided) -> AuditEntry {
+        AuditEntry(
+            AuditRecord(
+                stage: stage, id: "r1", microseconds: 1_700_000_000_000_001, clusterID: 0xC, memberID: 0xD, request: request,
+                identity: alice))
     }
 
     @Test func requiredAndBestEffort() throws {

@@ -18,9 +18,14 @@ import Testing
             case 0..<6:
                 if random.below(4) == 0 { term += 1 }
                 for offset in 0..<1 + random.below(5) {
-                    let entry = Entry(index: last + UInt64(offset) + 1, term: term, data: [1])
+                    let data = [UInt8](repeating: 1, count: random.below(4))
+                    let entry = Entry(index: last + UInt64(offset) + 1, term: term, data: data)
                     model.append(entry)
-                    log.append(term: term, kind: .normal, data: [1])
+                    if random.below(2) == 0 {
+                        log.append(term: term, kind: .normal, data: data)
+                    } else {
+                        log.append([entry][...])
+                    }
                 }
             case 6 where !model.isEmpty:
                 let from = dropped.index + 1 + UInt64(random.below(model.count))
@@ -45,6 +50,26 @@ import Testing
             try #require(log.lastTerm == model.last?.term ?? dropped.term)
             try #require(log.handedOutIndex <= log.lastIndex)
             try #require(log.stableIndex <= log.handedOutIndex)
+            try #require(log.payloadBytes == model.reduce(0) { $0 + $1.data.count })
+            if random.below(10) == 0, !model.isEmpty {
+                // The longest tail up to `limit` that fits, counted from its end.
+                let limit = random.below(model.count)
+                let maxBytes = random.below(40)
+                var first = limit + 1
+                var bytes = 0
+                while first > 0, bytes + model[first - 1].data.count <= maxBytes {
+                    first -= 1
+                    bytes += model[first].data.count
+                }
+                let index = log.index(
+                    atLeast: dropped.index, keeping: maxBytes, before: model[limit].index)
+                if log.payloadBytes <= maxBytes {
+                    try #require(index == dropped.index)
+                } else {
+                    let kept = model[Int(index - dropped.index)..<limit + 1]
+                    try #require(kept.reduce(0) { $0 + $1.data.count } == bytes)
+                }
+            }
             let probe = dropped.index + UInt64(random.below(model.count + 3))
             let expected =
                 probe == dropped.index

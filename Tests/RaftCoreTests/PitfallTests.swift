@@ -183,6 +183,26 @@ import Testing
         #expect(scenario[2].core.role == .leader)
     }
 
+    @Test func p08_anOldPreVoteDoesNotCount() throws {
+        // 2 asks for term 10. A grant for term 9 answers an earlier question.
+        var scenario = Scenario()
+        try scenario.play("cluster voters=1,2,3\ninject 1->2 term=9 newerterm\nready 2\npersist 2\ncampaign 2")
+        func grant(_ term: Term) throws {
+            let known = Message.CommitPoint(index: 1, term: 1)
+            try scenario.with(2) {
+                try $0.step(
+                    Message(
+                        from: 1, to: 2, term: term,
+                        body: .voteResponse(.init(isPreVote: true, isGranted: true, known: known))))
+            }
+        }
+        try grant(9)
+        try grant(11)
+        #expect(scenario[2].core.role == .preCandidate)
+        try grant(10)
+        #expect(scenario[2].core.role == .candidate)
+    }
+
     @Test func p08_mixedPreVoteDoesNotDeadlock() throws {
         var scenario = try cluster("voters=1,2,3 noprevote=3 election=10")
         try scenario.play("cut 3\ntick 3 200\ncrash 1\nheal")
@@ -482,6 +502,25 @@ import Testing
         #expect(answer == "send 4->1 term=2 Accepted match=\(commit)")
     }
 
+    @Test func p16_noSecondSnapshotWhileOneIsUnderWay() throws {
+        var scenario = try cluster("voters=1,2,3 retain=0 checkquorum=off election=5")
+        try scenario.play("cut 3\npropose 1 a b c\nquietly\ncompact 1\nheal\ntick 1\nready 1")
+        try scenario.play("deliver 3\nready 3\ndeliver 1\nready 1\ndeliver 3\nready 3\ndeliver 1\nready 1")
+        func snapshots() -> Int {
+            scenario.inbox(3).count { if case .snapshot = $0.body { true } else { false } }
+        }
+        #expect(snapshots() == 1)
+        // Late answers from before: what they ask for is gone from the log as well.
+        for body in [
+            Message.Body.appendResponse(.accepted(match: 2)), .heartbeatResponse(round: 1),
+            .appendResponse(.rejected(previous: 5, hintIndex: 2, hintTerm: 2)),
+        ] {
+            scenario.with(1) { try? $0.step(Message(from: 3, to: 1, term: 2, body: body)) }
+            try scenario.play("ready 1\ntick 1\nready 1")
+            #expect(snapshots() == 1, "after \(trace(body))")
+        }
+    }
+
     @Test func p16_twoSnapshotsCloseTogether() throws {
         // The second arrives while the first is being installed, and completions come in any order.
         var scenario = Scenario()
@@ -532,6 +571,26 @@ import Testing
         #expect(scenario[1].core.commitIndex == 3)
     }
 
+    @Test func p18_anOldAppendProvesOnlyWhatIsCommitted() throws {
+        // 2 has committed up to 3, and holds a tail of an earlier leader. An append that starts below
+        // is not compared entry by entry, so it proves nothing beyond.
+        var scenario = Scenario()
+        let trace = try scenario.play(
+            """
+            cluster voters=1,2,3
+            inject 1->2 term=2 append prev=1@1 commit=3 2@2=a 3@2=b 4@2=old
+            ready 2
+            persist 2
+            ready 2
+            inject 3->2 term=3 append prev=2@2 commit=3 3@2=b 4@3=new
+            ready 2
+            persist 2
+            ready 2
+            """)
+        #expect(trace.hasSuffix("send 2->3 term=3 Accepted match=3"))
+        #expect(scenario[2].core.commitIndex == 3)
+    }
+
     @Test func p19_proposalsAreNeverForwarded() throws {
         // So the core never repeats one; the follower says whom to ask.
         var scenario = try cluster()
@@ -569,6 +628,17 @@ import Testing
         #expect(scenario[3].core.progress.first { $0.id == 2 }?.isPaused == true)
         try scenario.play("tick 3\nquietly")
         #expect(scenario[2].core.lastIndex == 204)
+    }
+
+    @Test func p21_aMemberBelowTheLogGetsItsSnapshotAfterOneRefusal() throws {
+        // A new leader begins at its own end. The refusal names an index that is gone, so there is no
+        // use in asking at the log's beginning first.
+        var scenario = try cluster("voters=1,2,3 retain=1 checkquorum=off")
+        try scenario.play("cut 3\npropose 1 a b c d e f\nquietly\ncompact 2\ntransfer 1 2\nsettle 1,2\nheal")
+        #expect(scenario[2].core.role == .leader)
+        let trace = try scenario.play("tick 2\nsettle")
+        #expect(trace.components("3: send 3->2 term=3 Rejected") == 1)
+        #expect(scenario[3].machine == scenario[2].machine)
     }
 
     @Test func p22_electionTimeoutIsDrawnAnewForEachTerm() throws {

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "torture")]
 
-import harness  # noqa: E402  (needs the path above)
+import clusters  # noqa: E402  (these need the path above)
+import harness  # noqa: E402
+from cluster import Cluster  # noqa: E402
 
 
 def pytest_configure(config):
@@ -85,3 +88,29 @@ def watch(client):
     """A fresh watch stream that is closed with the test."""
     with client.watch() as stream:
         yield stream
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, binary):
+    """The module's three members, behind the faulty network of ../torture."""
+    with Cluster(tmp_path_factory.mktemp("cluster"), 3, clusters.FLAGS, token="e2e") as made:
+        yield made.start()
+
+
+@pytest.fixture
+def whole(cluster):
+    """Every test leaves all members up, connected and agreed on a leader."""
+    yield
+    cluster.heal()
+    ended = [m for m in cluster.list() if m.crashed]
+    said = "\n".join("%s ended by itself:\n%s" % (m.name, m.tail()) for m in ended)
+    for member in ended:
+        member.reap(1)
+    for member in cluster.list():
+        if member.frozen:
+            member.wake()
+        if not member.alive:
+            member.spawn()
+    cluster.wait_leader()
+    harness.eventually(lambda: all(clusters.accepts(m) for m in cluster.list()), 15)
+    assert not ended, said

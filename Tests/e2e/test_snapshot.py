@@ -391,3 +391,99 @@ def test_force_new_cluster_is_a_flag_only(tmp_path, binary):
     config.write_text("[cluster]\nforce-new-cluster = true\n")
     done = run([SERVER_BINARY, "check", "--config", config], check=False)
     assert done.returncode == 1 and "force-new-cluster" in done.stderr
+
+
+# -- A cluster of three
+
+
+class Trio:
+    """Three members restored from one file, or founded when there is none, started together."""
+
+    def __init__(self, tmp_path, snapshot=None):
+        self.members = [Server(tmp_path / name, name=name) for name in ("r1", "r2", "r3")]
+        peers = ["http://127.0.0.1:%d" % member.peer_port for member in self.members]
+        initial = ",".join("%s=%s" % (member.name, peer) for member, peer in zip(self.members, peers))
+        for member, peer in zip(self.members, peers):
+            member.directory.mkdir()
+            # The last of two equal flags counts.
+            member.flags = ["--initial-cluster", initial]
+            if snapshot:
+                offline("restore", snapshot, "--data-dir", member.data, "--name", member.name, "--initial-cluster", initial,
+                        "--initial-cluster-token", "e2e", "--initial-advertise-peer-urls", peer)
+
+    def start(self):
+        for member in self.members:
+            member.spawn()
+        for member in self.members:
+            member.wait_ready(40)
+        return self
+
+    def stop(self):
+        for member in self.members:
+            member.stop()
+
+
+@pytest.mark.moonraft
+def test_three_members_from_one_file(client, tmp_path):
+    fill(client, 200, 500, b"trio/")
+    client.delete(b"trio/000007")
+    path = save_raw(client, tmp_path / "b.db")
+    found = status(path)
+    trio = Trio(tmp_path, path)
+    content = [status(member.data / "member/db/data.mdb") for member in trio.members]
+    assert content[0] == content[1] == content[2], "backends are equal before the first start"
+    trio.start()
+    clients = [member.client() for member in trio.members]
+    assert len({c.range(b"x").header.cluster_id for c in clients}) == 1
+    assert len({c.range(b"x").header.member_id for c in clients}) == 3
+    revision = clients[0].put(b"after", b"1").header.revision
+    assert revision == found["revision"] + BUMP + 1
+    for connected in clients:
+        assert connected.get(b"after").value == b"1"
+        assert connected.range(b"\0", b"\0", count_only=True).count == found["totalKey"] + 1
+        assert sorted(m.name for m in connected.call("Cluster.MemberList").members) == ["r1", "r2", "r3"]
+    hashes = {connected.call("Maintenance.HashKV", revision=revision).hash for connected in clients}
+    assert len(hashes) == 1
+    # Any member gives a backup, a follower too, and each holds what that member has acknowledged.
+    for number, connected in enumerate(clients):
+        last = connected.put(b"from", b"%d" % number).header.revision
+        assert status(save_raw(connected, tmp_path / "c.db"))["revision"] == last
+    for connected in clients:
+        connected.close()
+    trio.stop()
+
+
+@pytest.mark.moonraft
+def test_quorum_lost_for_good(tmp_path, binary):
+    """Two of three members are gone; the third goes on alone with every acknowledged write, and grows again."""
+    trio = Trio(tmp_path).start()
+    survivor = trio.members[2]
+    with trio.members[0].client() as client:
+        fill(client, 100, 200)
+        last = client.put(b"last", b"1").header.revision
+    with survivor.client() as client:
+        assert client.get(b"last").value == b"1", "a linearizable read: the survivor has it all"
+        ids = client.range(b"x").header
+    for member in trio.members:
+        member.kill()
+    flags = survivor.flags
+    survivor.flags = flags + ["--force-new-cluster"]
+    survivor.start(40)
+    with survivor.client() as client:
+        header = client.put(b"alone", b"1").header
+        assert (header.cluster_id, header.member_id) == (ids.cluster_id, ids.member_id)
+        assert header.revision == last + 1
+        assert client.range(b"fill/", b"fill0", count_only=True).count == 100
+        assert [m.ID for m in client.call("Cluster.MemberList", linearizable=True).members] == [ids.member_id]
+    survivor.stop()
+    survivor.flags = flags
+    survivor.start(40)
+    # An old member that comes back from the dead is not let in.
+    trio.members[0].spawn()
+    time.sleep(3)
+    with survivor.client() as client:
+        assert client.put(b"still", b"1").header.revision == last + 2
+        assert [m.ID for m in client.call("Cluster.MemberList", linearizable=True).members] == [ids.member_id]
+        learner = client.call("Cluster.MemberAdd", peerURLs=["http://127.0.0.1:%d" % free_port()], isLearner=True)
+        assert len(learner.members) == 2
+    trio.stop()

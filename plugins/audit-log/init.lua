@@ -6,6 +6,7 @@
 local RANK = { ["none"] = 0, ["metadata"] = 1, ["keys"] = 2, ["keys+hash"] = 3, ["full"] = 4 }
 
 local rules = {}
+local by_call = { [true] = {}, [false] = {} } -- rules by whether the request was allowed, then by its call
 local levels = {} -- options of rec:json by rank; none for rank 0
 local default_rank
 local out
@@ -25,12 +26,24 @@ local function has_role(rule, rec)
   return false
 end
 
--- Whether a rule concerns the request as a whole. With users and roles, one of them is enough.
-local function concerns(rule, rec)
-  if rule.rpcs and not rule.rpcs[rec.rpc] then return false end
-  if rule.denied ~= nil and rule.denied == rec.allowed then return false end
+-- With users and roles, one of them is enough.
+local function concerns_caller(rule, rec)
   if not rule.users and not rule.roles then return true end
   return rule.users and rule.users[rec.user or ""] or rule.roles and has_role(rule, rec)
+end
+
+-- The rules that a record of this call can match, up to the first that matches all of them. Made once, since most
+-- records are of few calls.
+local function rules_for(rpc, allowed)
+  local found = {}
+  for _, rule in ipairs(rules) do
+    if (not rule.rpcs or rule.rpcs[rpc]) and (rule.denied == nil or rule.denied ~= allowed) then
+      found[#found + 1] = rule
+      if not rule.users and not rule.roles and not rule.prefixes then break end
+    end
+  end
+  by_call[allowed][rpc] = found
+  return found
 end
 
 -- "within": every key of the operation lies below one of the prefixes; "touches": some key may.
@@ -56,8 +69,9 @@ end
 local function rank_of(rec)
   local mine -- rules with prefixes that come before the first one without
   local rest = default_rank -- the level where none of them matches
-  for _, rule in ipairs(rules) do
-    if concerns(rule, rec) then
+  local rpc, allowed = rec.rpc, rec.allowed
+  for _, rule in ipairs(by_call[allowed][rpc] or rules_for(rpc, allowed)) do
+    if concerns_caller(rule, rec) then
       if not rule.prefixes then
         rest = rule.rank
         break

@@ -4,9 +4,15 @@ local OTHER = "other"
 local MOST_KEYS = 100000 -- how far kv.count walks; more keys than that are reported as this many
 local COLLECT_SECONDS = 0.005
 
+local operations = metric.prefix_operations_total
+local written_bytes = metric.prefix_written_bytes_total
+local duration = metric.prefix_request_duration_seconds
+
 local prefixes = {} -- longest first
 local count_keys
 local next_prefix = 1
+local records = 0 -- how many were counted
+local timed = {} -- by prefix: the last record whose time was taken
 
 local M = {}
 
@@ -19,9 +25,9 @@ function M.init(conf)
   for i, prefix in ipairs(prefixes) do
     if prefix == prefixes[i + 1] then return false, ("the prefix %q is given twice"):format(prefix) end
     for _, operation in ipairs{ "put", "range", "delete_range" } do
-      metric.prefix_operations_total:inc(0, prefix, operation, "ok") -- so that a rate starts at zero
+      operations:inc(0, prefix, operation, "ok") -- so that a rate starts at zero
     end
-    metric.prefix_written_bytes_total:inc(0, prefix)
+    written_bytes:inc(0, prefix)
   end
   count_keys = conf.count_keys
   return true
@@ -36,16 +42,16 @@ end
 
 function M.audit(rec)
   local result = rec.code == 0 and "ok" or rec.allowed and "failed" or "denied"
-  local timed = rec.rpc ~= "watch" and {} -- a watch lasts as long as its client likes
+  local rpc = rec.rpc
+  records = records + 1
   for _, op in rec:ops() do
     local prefix, kind = prefix_of(op), op.kind
-    metric.prefix_operations_total:inc(1, prefix, kind, result)
-    if kind == "put" and result == "ok" then
-      metric.prefix_written_bytes_total:inc(#op.key + op.value_size, prefix)
-    end
-    if timed and not timed[prefix] then
-      timed[prefix] = true
-      metric.prefix_request_duration_seconds:observe(rec.total_us / 1e6, prefix, rec.rpc)
+    operations:inc(1, prefix, kind, result)
+    if kind == "put" and result == "ok" then written_bytes:inc(#op.key + op.value_size, prefix) end
+    -- A watch lasts as long as its client likes.
+    if timed[prefix] ~= records and rpc ~= "watch" then
+      timed[prefix] = records
+      duration:observe(rec.total_us / 1e6, prefix, rpc)
     end
   end
   return true

@@ -8,27 +8,28 @@ import RPC
 /// Follows one request from its decision to its outcome. Confined to the request's loop.
 final class AuditTrail {
     private unowned let gate: PolicyGate
-    private var record: AuditRecord
+    private let entry: AuditEntry
     private let admittedAt: UInt64
 
-    init(_ gate: PolicyGate, record: AuditRecord) {
+    /// - Parameter admittedAt: when the hooks were done, monotonic nanoseconds.
+    init(_ gate: PolicyGate, _ entry: AuditEntry, admittedAt: UInt64) {
         self.gate = gate
-        self.record = record
-        admittedAt = monotonicNanoseconds()
+        self.entry = entry
+        self.admittedAt = admittedAt
     }
 
-    /// The outcome is known and answered; records it where a plugin asked for that.
+    /// The outcome is known and answered; records it where a plugin asked for that. Called once.
     func completed(_ status: RPCStatus, revision: Int64, index: UInt64, term: UInt64) {
         let now = monotonicNanoseconds()
-        record.stage = .completed
-        record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
-        record.code = Int(status.code.rawValue)
-        record.message = status.message
-        record.resultRevision = revision
-        record.index = index
-        record.term = term
-        record.raftMicroseconds = Int64(clamping: (now &- admittedAt) / 1000)
-        record.totalMicroseconds = record.hooksMicroseconds &+ record.raftMicroseconds
-        gate.engine.thread.audit(record)
+        entry.record.stage = .completed
+        entry.record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
+        entry.record.code = Int(status.code.rawValue)
+        entry.record.message = status.message
+        entry.record.resultRevision = revision
+        entry.record.index = index
+        entry.record.term = term
+        entry.record.raftMicroseconds = Int64(clamping: (now &- admittedAt) / 1000)
+        entry.record.totalMicroseconds = entry.record.hooksMicroseconds &+ entry.record.raftMicroseconds
+        gate.engine.thread.audit(entry)
     }
 }

@@ -17,7 +17,7 @@ struct PluginThreadFigures: Sendable {
 /// Owns the events side of all plugins.
 final class PluginThread: Sendable {
     private enum Job: Sendable {
-        case audit(AuditRecord, (@Sendable (String?) -> Void)?)
+        case audit(AuditEntry, (@Sendable (String?) -> Void)?, bytes: Int)
         case events
         case collect(@Sendable () -> Void)
         case replace(PluginSet, fallback: PluginSet, Reply)
@@ -43,6 +43,11 @@ final class PluginThread: Sendable {
     /// Bytes of requests that waiting records hold, and their bound.
     private let queuedBytes = Atomic<Int>(0)
     private static let maxQueuedBytes = 64 << 20
+    /// Bytes of waiting records from which the thread does not wait for more.
+    private static let maxNapBytes = 4 << 20
+    /// How long records that nobody waits for gather after others were written: one wake-up and one write serve
+    /// all of them.
+    private static let napNanoseconds: UInt64 = 5_000_000
     private static let tickNanoseconds: UInt64 = 1_000_000_000
 
     init(node: Node, logger: Logger, fatal: @escaping FatalHandler) {
@@ -85,26 +90,23 @@ final class PluginThread: Sendable {
     // MARK: From other threads
 
     /// Queues a record that nobody waits for.
-    func audit(_ record: AuditRecord) {
+    func audit(_ record: AuditEntry) {
         if !offer(record, nil) { counters.withLock { $0.auditDropped += 1 } }
     }
 
     /// Queues a record; `done` hears nil once it is written, or why it is not, on this thread.
-    func audit(_ record: AuditRecord, _ done: @escaping @Sendable (String?) -> Void) -> Bool {
+    func audit(_ record: AuditEntry, _ done: @escaping @Sendable (String?) -> Void) -> Bool {
         offer(record, done)
     }
 
-    private func offer(_ record: AuditRecord, _ done: (@Sendable (String?) -> Void)?) -> Bool {
-        let bytes = Self.retainedBytes(record)
-        if queuedBytes.load(ordering: .relaxed) > Self.maxQueuedBytes { return false }
-        guard jobs.offer(.audit(record, done)) else { return false }
+    private func offer(_ record: AuditEntry, _ done: (@Sendable (String?) -> Void)?) -> Bool {
+        let queued = queuedBytes.load(ordering: .relaxed)
+        if queued > Self.maxQueuedBytes { return false }
+        let isUrgent = done != nil || queued > Self.maxNapBytes
+        let bytes = record.bytes
+        guard jobs.offer(.audit(record, done, bytes: bytes), urgent: isUrgent) else { return false }
         queuedBytes.add(bytes, ordering: .relaxed)
         return true
-    }
-
-    /// What a waiting record holds on to.
-    private static func retainedBytes(_ record: AuditRecord) -> Int {
-        record.request.ops.reduce(512) { $0 + $1.key.count + $1.rangeEnd.count + $1.value.count }
     }
 
     func collectMetrics(_ done: @escaping @Sendable () -> Void) -> Bool {
@@ -134,17 +136,17 @@ final class PluginThread: Sendable {
         let deliveries = EventDeliveries(node: node, fatal: fatal)
         watch(plugins, deliveries)
         var batch: [Job] = []
+        var records: [AuditEntry] = []
+        var waiting: [(@Sendable (String?) -> Void)?] = []
         var isStopping = false
         var nextTick = monotonicNanoseconds() &+ Self.tickNanoseconds
         while true {
-            batch.removeAll(keepingCapacity: true)
             jobs.take(
                 into: &batch, deadline: min(nextTick, deliveries.nextRetry))
-            var records: [AuditRecord] = []
-            var waiting: [(@Sendable (String?) -> Void)?] = []
+            var taken = 0
             for job in batch {
-                if case .audit(let record, let done) = job {
-                    queuedBytes.subtract(Self.retainedBytes(record), ordering: .relaxed)
+                if case .audit(let record, let done, let bytes) = job {
+                    taken += bytes
                     records.append(record)
                     waiting.append(done)
                     continue
@@ -163,6 +165,7 @@ final class PluginThread: Sendable {
                 }
             }
             writeAudit(plugins, &records, &waiting)
+            if taken > 0 { queuedBytes.subtract(taken, ordering: .relaxed) }
             if isStopping { return plugins.shutdown() }
             deliveries.deliver(to: plugins)
             counters.withLock { $0.eventRetries = deliveries.retries }
@@ -170,6 +173,10 @@ final class PluginThread: Sendable {
             if now >= nextTick {
                 nextTick = now &+ Self.tickNanoseconds
                 tick(plugins)
+            }
+            batch.removeAll(keepingCapacity: true)
+            if taken > 0 {
+                jobs.nap(until: min(now &+ Self.napNanoseconds, nextTick, deliveries.nextRetry))
             }
         }
     }
@@ -183,7 +190,7 @@ final class PluginThread: Sendable {
     }
 
     private func writeAudit(
-        _ plugins: EventsPlugins, _ records: inout [AuditRecord],
+        _ plugins: EventsPlugins, _ records: inout [AuditEntry],
         _ waiting: inout [(@Sendable (String?) -> Void)?]
     ) {
         if records.isEmpty { return }
@@ -192,7 +199,7 @@ final class PluginThread: Sendable {
             switch outcome {
             case .written: waiting[index]?(nil)
             case .failed(let text):
-                if records[index].stage == .completed {
+                if records[index].record.stage == .completed {
                     counters.withLock { $0.auditGaps += 1 }
                 }
                 waiting[index]?(text)

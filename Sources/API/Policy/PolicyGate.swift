@@ -17,11 +17,10 @@ final class PolicyGate {
     private let view: PolicyStoreView
     private var plugins: LoopPlugins
     private var generation: UInt64
-    private var anonymous: [SocketAddress: PluginIdentity] = [:]
     private let nobody = PluginIdentity()
     private var requestNumber: UInt64 = 0
-    /// Anonymous identities kept by peer address.
-    private static let maxAnonymous = 4096
+    /// What the ids of this loop's requests begin with.
+    private let idPrefix: [UInt8]
 
     init(
         _ engine: PolicyEngine, loop: ServerLoop, node: Node, options: APIOptions
@@ -30,6 +29,7 @@ final class PolicyGate {
         self.loop = loop
         self.node = node
         self.options = options
+        idPrefix = Array("\(engine.startID)-\(loop.index).".utf8)
         view = PolicyStoreView(store: node.store, reader: try node.makeReader())
         generation = engine.holder.generation
         plugins = LoopPlugins(engine.holder.current, storeView: view)
@@ -52,8 +52,7 @@ final class PolicyGate {
     ) -> Bool {
         guard let kind = method.pluginKind else { return false }
         refreshIfReloaded()
-        if plugins.set.selects(kind).isEmpty { return false }
-        return !plugins.set.selects(kind, key: key.array, rangeEnd: rangeEnd.array).isEmpty
+        return plugins.set.selectsAny(kind, key: key, rangeEnd: rangeEnd)
     }
 
     /// The same for a transaction: any of its operations decides.
@@ -69,45 +68,70 @@ final class PolicyGate {
 
     // MARK: Admission
 
-    /// Runs a request through the plugins. `proceed` gets the final message, `refuse` a status;
-    /// exactly one of them is called, on this loop, at once unless a required audit sink must write
-    /// first.
+    /// A request that comes out of the hooks.
+    private struct Admission {
+        let call: ServerCall
+        let refuse: ((RPCStatus) -> Void)?
+        let proceed: (UnsafeRawBufferPointer, AuditTrail?) -> Void
+        /// The message, when a plugin changed it.
+        var changed: [UInt8]?
+        /// Nil when all agree.
+        var denial: RPCStatus?
+    }
+
+    /// Runs a request through the plugins. `proceed` gets the final message, whose bytes are valid during the call,
+    /// `refuse` a status; exactly one of them is called, on this loop, at once unless a required audit sink must
+    /// write first.
     func admit(
         _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer,
         refuse: ((RPCStatus) -> Void)? = nil,
-        proceed: @escaping ([UInt8], AuditTrail?) -> Void
+        proceed: @escaping (UnsafeRawBufferPointer, AuditTrail?) -> Void
     ) {
-        let refuse = refuse ?? { [context = loop.userState as? LoopContext] status in
-            call.finish(status)
-            context?.observer.finished(call)
-        }
-        guard let kind = method.pluginKind else { return proceed(message.array, nil) }
+        guard let kind = method.pluginKind else { return proceed(message, nil) }
+        var admission = Admission(call: call, refuse: refuse, proceed: proceed)
         let started = monotonicNanoseconds()
         let identity: PluginIdentity
         switch self.identity(call) {
         case .success(let found): identity = found
-        case .failure(let status): return refuse(status)
+        case .failure(let status): return self.refuse(admission, status)
         }
         var request: PluginRequest
         do {
             request = try RequestOps.request(method, kind, message)
         } catch {
-            return refuse(.undecodable(error))
+            return self.refuse(admission, .undecodable(error))
         }
         plugins.beginRequest()
-        var final = message.array
         var warnings: [String] = []
-        let denial = decide(
-            method, &request, identity, &final, &warnings)
-        record(
-            call, request, identity, denial, warnings, started,
-            refuse: refuse, proceed: { trail in proceed(final, trail) })
+        admission.denial = decide(method, &request, identity, message, &admission.changed, &warnings)
+        if !warnings.isEmpty {
+            call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
+        }
+        record(admission, message, request, identity, started)
+    }
+
+    private func refuse(_ admission: Admission, _ status: RPCStatus) {
+        if let refuse = admission.refuse { return refuse(status) }
+        admission.call.finish(status)
+        (loop.userState as? LoopContext)?.observer.finished(admission.call)
+    }
+
+    /// Lets the request go on, or refuses it.
+    private func conclude(_ admission: Admission, _ message: UnsafeRawBufferPointer, _ trail: AuditTrail?) {
+        if let denial = admission.denial {
+            refuse(admission, denial)
+            trail?.completed(denial, revision: 0, index: 0, term: 0)
+        } else if let changed = admission.changed {
+            changed.withUnsafeBytes { admission.proceed($0, trail) }
+        } else {
+            admission.proceed(message, trail)
+        }
     }
 
     /// The hooks in order; nil when all agree.
     private func decide(
         _ method: Method, _ request: inout PluginRequest, _ identity: PluginIdentity,
-        _ message: inout [UInt8], _ warnings: inout [String]
+        _ message: UnsafeRawBufferPointer, _ final: inout [UInt8]?, _ warnings: inout [String]
     ) -> RPCStatus? {
         switch plugins.authorize(request, identity) {
         case .allow(let more): warnings += more
@@ -118,7 +142,7 @@ final class PolicyGate {
         case .allow(let more): warnings += more
         case .deny(let code, let text): return RPCStatus(denial: code, text)
         }
-        if changed, let status = recheck(method, &request, &message) { return status }
+        if changed, let status = recheck(method, request, message, &final) { return status }
         switch plugins.validate(request, identity) {
         case .allow(let more): warnings += more
         case .deny(let code, let text): return RPCStatus(denial: code, text)
@@ -128,12 +152,14 @@ final class PolicyGate {
 
     /// What a plugin changed must pass the core's checks like what a client sent.
     private func recheck(
-        _ method: Method, _ request: inout PluginRequest, _ message: inout [UInt8]
+        _ method: Method, _ request: PluginRequest, _ message: UnsafeRawBufferPointer,
+        _ final: inout [UInt8]?
     ) -> RPCStatus? {
         do {
-            message = try RequestOps.message(method, request, original: message)
-            if message.count > options.maxRequestBytes { return .requestTooLarge }
-            return try message.withUnsafeBytes { bytes -> RPCStatus? in
+            let changed = try RequestOps.message(method, request, original: message.array)
+            final = changed
+            if changed.count > options.maxRequestBytes { return .requestTooLarge }
+            return try changed.withUnsafeBytes { bytes -> RPCStatus? in
                 switch method {
                 case .put: try RequestCheck.put(try PutRequestView(bytes))
                 case .range, .rangeStream: try RequestCheck.range(try RangeRequestView(bytes))
@@ -155,62 +181,78 @@ final class PolicyGate {
     }
 
     private func record(
-        _ call: ServerCall, _ request: PluginRequest, _ identity: PluginIdentity,
-        _ denial: RPCStatus?, _ warnings: [String], _ started: UInt64,
-        refuse: @escaping (RPCStatus) -> Void, proceed: @escaping (AuditTrail?) -> Void
+        _ admission: Admission, _ message: UnsafeRawBufferPointer, _ request: PluginRequest,
+        _ identity: PluginIdentity, _ started: UInt64
     ) {
-        if !warnings.isEmpty {
-            call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
-        }
-        let set = plugins.set
-        let decided = set.auditNeed(.decided, request, identity)
-        let completed = set.auditNeed(.completed, request, identity)
-        if decided == .none && completed == .none {
-            if let denial { return refuse(denial) }
-            return proceed(nil)
-        }
+        let decided = plugins.set.auditNeed(.decided, request, identity)
+        let completed = plugins.set.auditNeed(.completed, request, identity)
+        if decided == .none && completed == .none { return conclude(admission, message, nil) }
+        let now = monotonicNanoseconds()
         var record = emptyRecord(request, identity)
         record.decisions = plugins.records
-        record.isAllowed = denial == nil
-        record.code = Int(denial?.code.rawValue ?? 0)
-        record.message = denial?.message ?? ""
-        record.hooksMicroseconds = Int64(clamping: (monotonicNanoseconds() &- started) / 1000)
-        let trail = completed == .none ? nil : AuditTrail(self, record: record)
-        func go() {
-            guard let denial else { return proceed(trail) }
-            refuse(denial)
-            trail?.completed(denial, revision: 0, index: 0, term: 0)
+        record.hooksMicroseconds = Int64(clamping: (now &- started) / 1000)
+        if let denial = admission.denial {
+            record.isAllowed = false
+            record.code = Int(denial.code.rawValue)
+            record.message = denial.message
         }
-        switch decided {
-        case .none: go()
-        case .bestEffort:
-            engine.thread.audit(record)
-            go()
-        case .required:
-            let loop = loop
-            let back = LoopReturn { (failure: String?) in
-                guard let failure, denial == nil else { return go() }
-                let status = RPCStatus(.failedPrecondition, failure)
-                refuse(status)
-                trail?.completed(status, revision: 0, index: 0, term: 0)
-            }
-            let queued = engine.thread.audit(record) { failure in
-                loop.eventLoop.execute { loop.batch { back.body(failure) } }
-            }
-            if !queued { back.body("plugin audit: too many records wait to be written") }
+        let trail = completed == .none ? nil : AuditTrail(self, AuditEntry(record), admittedAt: now)
+        if decided == .none { return conclude(admission, message, trail) }
+        record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
+        if decided == .bestEffort {
+            engine.thread.audit(AuditEntry(record))
+            return conclude(admission, message, trail)
         }
+        awaitRecord(AuditEntry(record), admission, message.array, trail)
     }
 
+    /// Goes on once the record is written; a request whose record cannot be written is refused.
+    private func awaitRecord(
+        _ record: AuditEntry, _ admission: Admission, _ message: [UInt8], _ trail: AuditTrail?
+    ) {
+        let loop = loop
+        let back = LoopReturn { [self] (failure: String?) in
+            var admission = admission
+            if let failure, admission.denial == nil {
+                admission.denial = RPCStatus(.failedPrecondition, failure)
+            }
+            message.withUnsafeBytes { conclude(admission, $0, trail) }
+        }
+        let queued = engine.thread.audit(record) { failure in
+            loop.eventLoop.execute { loop.batch { back.body(failure) } }
+        }
+        if !queued { back.body("plugin audit: too many records wait to be written") }
+    }
+
+    /// A record of the decision; its time is left to whoever seals it.
     private func emptyRecord(
         _ request: PluginRequest, _ identity: PluginIdentity
     ) -> AuditRecord {
         requestNumber &+= 1
         return AuditRecord(
-            stage: .decided,
-            id: "\(engine.startID)-\(loop.index)-\(String(requestNumber, radix: 16))",
-            microseconds: Int64(clamping: wallClockNanoseconds() / 1000),
-            clusterID: node.clusterID, memberID: node.memberID, request: request,
-            identity: identity)
+            stage: .decided, id: requestID(requestNumber), microseconds: 0, clusterID: node.clusterID,
+            memberID: node.memberID, request: request, identity: identity)
+    }
+
+    /// `START-LOOP.NUMBER`, the number in base 36. Fifteen bytes, the most that a String holds without memory of its
+    /// own, last for a million requests.
+    private func requestID(_ number: UInt64) -> String {
+        var digits = 1
+        var rest = number / 36
+        while rest > 0 {
+            digits += 1
+            rest /= 36
+        }
+        return String(unsafeUninitializedCapacity: idPrefix.count + digits) { out in
+            _ = out.update(fromContentsOf: idPrefix)
+            var rest = number
+            for i in stride(from: idPrefix.count + digits - 1, through: idPrefix.count, by: -1) {
+                let digit = UInt8(truncatingIfNeeded: rest % 36)
+                out[i] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") - 10 + digit
+                rest /= 36
+            }
+            return idPrefix.count + digits
+        }
     }
 
     // MARK: Identity
@@ -238,12 +280,12 @@ final class PolicyGate {
         return value.starts(with: bearer) ? Array(value.dropFirst(bearer.count)) : value
     }
 
+    /// The identity of a caller without a credential: made once for a connection and kept with it.
     private func anonymous(_ call: ServerCall) -> PluginIdentity {
-        guard let address = call.peer.socketAddress else { return nobody }
-        if let known = anonymous[address] { return known }
-        if anonymous.count >= Self.maxAnonymous { anonymous.removeAll(keepingCapacity: true) }
+        if let known = call.connectionState as? PluginIdentity { return known }
+        guard call.peer.socketAddress != nil else { return nobody }
         let identity = PluginIdentity(peer: "\(call.peer)")
-        anonymous[address] = identity
+        call.connectionState = identity
         return identity
     }
 
@@ -300,7 +342,7 @@ final class PolicyGate {
         request.name = user
         let identity = anonymous(call)
         guard plugins.set.auditNeed(.completed, request, identity) != .none else { return nil }
-        return AuditTrail(self, record: emptyRecord(request, identity))
+        return AuditTrail(self, AuditEntry(emptyRecord(request, identity)), admittedAt: monotonicNanoseconds())
     }
 
     /// Why the plugins keep the node from being ready; nil when they do not.

@@ -200,7 +200,7 @@ final class PluginUnderTest {
         let record = try TestValues.record(value, now: clock.now)
         let plugin = set.plugins[0]
         let before = plugin.shared.hookFigures
-        let outcome = events.audit([record]).first ?? .written
+        let outcome = events.audit([AuditEntry(record)]).first ?? .written
         note(.audit, events.lastFigures(0))
         switch outcome {
         case .failed(let text): return Self.result(text)

@@ -85,6 +85,12 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
 
     package var peer: PeerAddress { connection?.peer ?? PeerAddress(nil) }
 
+    /// What a handler keeps with the connection, for all its calls; nil, and not kept, once the call is closed.
+    package var connectionState: AnyObject? {
+        get { connection?.userState }
+        set { connection?.userState = newValue }
+    }
+
     /// Whether a message or a status can still be sent.
     package var isOpen: Bool { connection != nil && responseState.rawValue < 2 }
 

@@ -21,6 +21,8 @@ final class ServerConnection: ChannelDuplexHandler, SweptConnection {
 
     let loop: ServerLoop
     let peer: PeerAddress
+    /// Kept for handlers, see `ServerCall.connectionState`.
+    var userState: AnyObject?
     var session: OpaquePointer?
     private(set) var context: ChannelHandlerContext?
     /// Unsent response bytes and incomplete request bytes of this connection.

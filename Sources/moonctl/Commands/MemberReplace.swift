@@ -143,7 +143,9 @@ enum MemberReplace {
             return true
         case .start:
             guard isFirst else { return false }
-            session.line("Start the new member's process with:")
+            session.line(
+                "Start the new member's process with these, and with the cluster's token when it has one "
+                    + "of its own:")
             for line in MemberAddReport.environment(
                 name: plan.name, id: id, peerURLs: plan.peerURLs, members: members)
             {

@@ -1,0 +1,44 @@
+"""What the tests of a cluster share: its flags, commands against all members, and calls that wait for what etcd demands."""
+
+import time
+
+import grpc
+
+from cluster import ELECTION
+from harness import ETCDCTL_35, IS_ETCD, run
+
+ELECTION_SECONDS = ELECTION / 1000
+FLAGS = ["--snapshot-count", "500"] + ([] if IS_ETCD else ["--snapshot-catchup-entries", "100"])
+
+
+def accepts(member):
+    try:
+        member.client.put(b"whole", b"", timeout=2)
+        return True
+    except grpc.RpcError:
+        return False
+
+
+def settled(call, *arguments, **fields):
+    """Makes a membership call, again while members have not been connected for the 5 s that the server demands."""
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            return call(*arguments, **fields)
+        except grpc.RpcError as error:
+            if error.details() != "etcdserver: unhealthy cluster" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+def endpoints(cluster):
+    return "--endpoints=" + ",".join(m.address for m in cluster.list())
+
+
+def ctl(cluster, *arguments, tool=ETCDCTL_35, check=True, timeout=25):
+    return run([tool, endpoints(cluster), *arguments], env={"ETCDCTL_API": "3"}, check=check, timeout=timeout)
+
+
+def leader_and_followers(cluster):
+    leader = cluster.wait_leader()
+    return leader, [m for m in cluster.serving() if m is not leader]
