@@ -61,9 +61,6 @@ struct Durability: Sendable {
 
     /// Notes that the log was overwritten from `index` on.
     mutating func overwritten(from index: LogIndex) {
-        #if MOONRAFT_MUTATIONS
-            if Mutation.isOn(.acknowledgedOverwrittenEntries) { return }
-        #endif
         for position in batches.indices {
             batches[position].vouchesThrough = min(batches[position].vouchesThrough, index - 1)
         }

@@ -49,9 +49,6 @@ extension RaftCore {
         if isPreVote {
             record(vote: true, of: id)
         } else {
-            #if MOONRAFT_MUTATIONS
-                if Mutation.isOn(.candidateCountsUnwrittenVote) { return record(vote: true, of: id) }
-            #endif
             // The own vote is an answer like any other: it counts once it is durable.
             let vote = Message.VoteResponse(
                 isPreVote: false, isGranted: true, known: commitPoint)

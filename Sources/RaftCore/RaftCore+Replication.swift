@@ -127,8 +127,8 @@ extension RaftCore {
         progress[position].heartbeatAnswered(lastIndex: log.lastIndex)
         outbox.isReplicationDue = true
         #if MOONRAFT_MUTATIONS
-            if Mutation.isOn(.heartbeatCountsForEveryRound) {
-                progress[position].acknowledgedRound = reads.round
+            if Mutation.isOn(.heartbeatCountsForNextRound) {
+                progress[position].acknowledgedRound = reads.round + 1
                 return confirmReads()
             }
         #endif
@@ -172,9 +172,6 @@ extension RaftCore {
         let lastNew = request.previousIndex + UInt64(request.entries.count)
         // Beyond `lastNew` this log may still differ from the leader's.
         #if MOONRAFT_MUTATIONS
-            if Mutation.isOn(.commitBeyondLastNewEntry) {
-                raiseCommit(to: min(request.commit, log.lastIndex))
-            }
             if Mutation.isOn(.followerCommitsWhatItReceives) { raiseCommit(to: lastNew) }
             if Mutation.isOn(.oldAppendTruncates), lastNew < log.lastIndex, lastNew > commitIndex {
                 log.truncate(from: lastNew + 1)

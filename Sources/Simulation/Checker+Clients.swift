@@ -110,7 +110,8 @@ extension Checker {
         require(
             term >= operation.committedTerm && applied >= operation.committedIndex,
             "read \(operation.number) on member \(operation.member) is confirmed in term \(term) at entry \(applied); "
-                + "entry \(operation.committedIndex) of term \(operation.committedTerm) was committed when it was asked")
+                + "entry \(operation.committedIndex) of term \(operation.committedTerm) was committed when it was asked"
+        )
     }
 
     /// A range was answered with `reply` at `revision`.

@@ -83,7 +83,16 @@ final class Checker {
 
     /// Election safety (thesis 3.6): at most one leader in a term; and leader completeness: it holds the
     /// last entry known to be committed.
-    func becameLeader(_ member: NodeID, term: Term, log: LogMirror) {
+    ///
+    /// - Parameter memberships: those in force around the election; one of them must have given it its votes.
+    func becameLeader(_ member: NodeID, term: Term, log: LogMirror, memberships: [ConfState] = []) {
+        func isElected(_ voters: [NodeID]) -> Bool {
+            voters.isEmpty
+                || voters.count { $0 == member || votes[VoteKey(voter: $0, term: term)] == member } > voters.count / 2
+        }
+        require(
+            memberships.isEmpty || memberships.contains { isElected($0.voters) && isElected($0.votersOutgoing) },
+            "member \(member) leads term \(term) without a majority of \(memberships)")
         if let other = leaders[term], other != member {
             fail("members \(other) and \(member) lead term \(term)")
         }

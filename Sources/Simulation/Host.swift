@@ -38,7 +38,8 @@ extension Simulation {
             member.process = process
             trace.note(now, 1, member.id, process.replica.lastIndex)
             trace.write(
-                now, "m\(member.id) starts: applied \(machine.appliedIndex), log to "
+                now,
+                "m\(member.id) starts: applied \(machine.appliedIndex), log to "
                     + "\(process.replica.lastIndex), term \(process.replica.term), torn "
                     + "\(recovered.tornTail != nil)")
             scheduleTurn(member, process)
@@ -269,7 +270,9 @@ extension Simulation {
             trace.note(now, 4, member.id, soft.term, UInt64(soft.role.rawValue))
             trace.write(now, "m\(member.id) \(soft.role) in term \(soft.term), leader \(soft.leader ?? 0)")
             if soft.role == .leader {
-                checker.becameLeader(member.id, term: soft.term, log: member.mirror)
+                checker.becameLeader(
+                    member.id, term: soft.term, log: member.mirror,
+                    memberships: [process.confState, replica.raft.confState])
             }
         }
         checker.require(

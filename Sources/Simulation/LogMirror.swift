@@ -22,8 +22,10 @@ struct LogMirror {
     init(snapshotIndex: LogIndex, snapshotTerm: Term, entries: [Entry] = []) {
         self.snapshotIndex = snapshotIndex
         self.snapshotTerm = snapshotTerm
-        slots = entries.map { Slot(
-                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange) }
+        slots = entries.map {
+            Slot(
+                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange)
+        }
         durableLast = snapshotIndex + UInt64(entries.count)
     }
 
@@ -61,8 +63,10 @@ struct LogMirror {
         guard first.index > snapshotIndex, first.index <= lastIndex + 1 else { return false }
         slots.removeSubrange(Int(first.index - snapshotIndex - 1)...)
         durableLast = min(durableLast, first.index - 1)
-        slots += batch.entries.map { Slot(
-                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange) }
+        slots += batch.entries.map {
+            Slot(
+                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange)
+        }
         return true
     }
 }

@@ -14,10 +14,11 @@
         private let storage: StorageMutation?
 
         /// Found within this many seeds, unless said otherwise below.
-        private static let usualBound: UInt64 = 40
+        private static let usualBound: UInt64 = 60
 
-        /// Bugs that need several things to come together.
-        private static let bounds: [String: UInt64] = [:]
+        /// Bugs that need several things to come together: here a leader that was replaced unawares, a late answer,
+        /// and a read in between.
+        private static let bounds: [String: UInt64] = [Mutation.heartbeatCountsForNextRound.rawValue: 300]
 
         private init(
             _ name: String, _ module: String, mutation: Mutation? = nil, state: StateMutation? = nil,

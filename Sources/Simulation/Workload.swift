@@ -16,7 +16,10 @@ extension Simulation {
         if issued >= knobs.operations { return }
         let candidates = members.filter { $0.isRunning }
         guard !candidates.isEmpty else { return rest(client) }
-        let member = workRandom.pick(candidates)
+        // Often of whoever takes itself for the leader, rightly or not.
+        let leaders = candidates.filter { $0.process?.replica.role == .leader }
+        let member =
+            !leaders.isEmpty && workRandom.chance(350) ? workRandom.pick(leaders) : workRandom.pick(candidates)
         issue(kind(member), client: client, to: member)
     }
 
@@ -196,7 +199,9 @@ extension Simulation {
 
     func operatorTurn() {
         schedule(.operatorTurn, after: workRandom.within(200 * millisecond...2 * second))
-        guard knobs.changesMembership, !isQuiet, !isChangingMembership, issued < knobs.operations else { return }
+        guard knobs.changesMembership, !isQuiet, issued < knobs.operations else { return }
+        // Mostly one change after the other, sometimes the next before the last is answered.
+        if isChangingMembership, !workRandom.chance(300) { return }
         let running = members.filter { $0.isRunning }
         guard !running.isEmpty else { return }
         let asked = workRandom.pick(running)
