@@ -103,10 +103,13 @@ final class Monitoring: Sendable {
             "etcd_server_learner_promote_successes", .counter,
             "The total number of successful learner promotions while this member is leader.",
             Double(promoted.successes))
-        out.family(
-            "etcd_server_learner_promote_failures", .counter,
-            "The total number of failed learner promotions (likely learner not ready) while this "
-                + "member is leader.")
+        // A family without samples is not written, as etcd's library does.
+        if !promoted.failures.isEmpty {
+            out.family(
+                "etcd_server_learner_promote_failures", .counter,
+                "The total number of failed learner promotions (likely learner not ready) while this "
+                    + "member is leader.")
+        }
         for (reason, count) in promoted.failures.sorted(by: { $0.key < $1.key }) {
             out.sample(
                 "etcd_server_learner_promote_failures", labels: [("Reason", reason)], Double(count))

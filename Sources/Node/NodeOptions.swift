@@ -12,7 +12,6 @@ package struct NodeOptions: Sendable {
     /// What this member advertises to its peers; used to find itself in the initial cluster.
     package var ownPeerURLs: [String] = []
     package var clientURLs: [String] = []
-    package var peers = PeerOptions()
     /// `initial-cluster-state existing`: a member without data joins a running cluster.
     package var joinsExisting = false
     /// Asks a running member about its cluster; used by a member that joins.

@@ -60,6 +60,8 @@ extension Replica {
 
     var backendWake: UInt64 {
         var wake = UInt64.max
+        // Nothing is done meanwhile, so nothing is due either: else the host would never rest.
+        if installing != nil { return wake }
         if backend.isCompacting { wake = backend.nextCompactionStep }
         if !backend.isCommitting, backend.unfrozenEntries > 0 {
             wake = min(wake, backend.nextCommit)

@@ -229,7 +229,7 @@ extension Replica {
 
     /// A follower asks. Every number of a run is taken at most once.
     func take(_ request: PeerRequest, now: UInt64) {
-        guard request.term <= raft.term else { return }
+        guard request.term <= raft.term, request.term > uncertainTerm else { return }
         var count: UInt64 = 1
         if case .propose(let entries) = request.body { count = UInt64(entries.count) }
         guard count > 0, request.number <= .max - count,
@@ -298,6 +298,8 @@ extension Replica {
             // Runs of earlier terms cannot be accepted any more whatever they repeat.
             let term = raft.term
             takenRequests = takenRequests.filter { $0.value.term == term }
+            // Whether they were taken is forgotten with them.
+            uncertainTerm = max(uncertainTerm, term - 1)
             if takenRequests.count >= configuration.maxKnownRuns { return false }
         }
         takenRequests[run] = (last, raft.term)

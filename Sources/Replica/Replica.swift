@@ -37,6 +37,9 @@ package final class Replica {
     var readNumber: UInt64 = 1
     /// Per run of another member, the last request number that was taken, and the term it came in.
     var takenRequests: [UInt64: (number: UInt64, term: Term)] = [:]
+    /// Of requests of this term and earlier ones it is not known here whether they were taken: this member may
+    /// have led then, in an earlier run. They are not answered, since every refusal is final.
+    var uncertainTerm: Term
     var changes = ChangeQueue()
     /// Members that nothing can be sent to at present.
     var unreachable: [NodeID] = []
@@ -82,6 +85,7 @@ package final class Replica {
         self.member = member
         self.run = run
         self.configuration = configuration
+        uncertainTerm = raft.term
         nextTick = now &+ configuration.tickNanoseconds
         lastTick = now
         autoCompactor = AutoCompactor(configuration.autoCompaction, now: now / 1_000_000)

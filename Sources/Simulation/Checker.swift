@@ -101,7 +101,7 @@ final class Checker {
     ///
     /// An answer of an earlier term may leave late: what it rested on may have been overwritten since, and
     /// nobody is bound by it any more.
-    func sending(_ message: Message, log: LogMirror, currentTerm: Term) {
+    func sending(_ message: Message, log: LogMirror, currentTerm: Term, role: Role) {
         func durable(term: Term, _ what: String) {
             require(
                 log.durableTerm >= term,
@@ -118,7 +118,7 @@ final class Checker {
             durable(term: message.term, "a vote request")
             durable(vote: message.from, "a vote request")
             require(
-                log.durableLast >= request.lastIndex || currentTerm > message.term,
+                log.durableLast >= request.lastIndex || currentTerm > message.term || role != .candidate,
                 "member \(message.from) asks for votes with entry \(request.lastIndex), durable is "
                     + "\(log.durableLast)")
         case .voteResponse(let response) where !response.isPreVote && response.isGranted:
@@ -304,21 +304,25 @@ final class Checker {
 // MARK: - Disks
 
 extension Checker {
-    /// A member came back: everything that a completed synchronize vouched for must be there.
-    func recovered(_ member: NodeID, old: LogMirror, new: LogMirror) {
-        require(
-            new.durableTerm >= old.durableTerm,
-            "member \(member) comes back in term \(new.durableTerm), durable was \(old.durableTerm)")
-        require(
-            new.durableTerm > old.durableTerm || old.durableVote == 0 || new.durableVote == old.durableVote,
-            "member \(member) comes back with vote \(new.durableVote) in term \(new.durableTerm), durable was "
-                + "\(old.durableVote)")
+    /// A member came back: everything that a completed synchronize vouched for must be there. Returns what
+    /// is missing.
+    func loss(of member: NodeID, old: LogMirror, new: LogMirror) -> String? {
+        if new.durableTerm < old.durableTerm {
+            return "member \(member) comes back in term \(new.durableTerm), durable was \(old.durableTerm)"
+        }
+        if new.durableTerm == old.durableTerm, old.durableVote != 0, new.durableVote != old.durableVote {
+            return "member \(member) comes back with vote \(new.durableVote) in term \(new.durableTerm), durable was "
+                + "\(old.durableVote)"
+        }
         let last = old.durableLast
         let term = old.term(at: last)
-        require(
-            last <= new.snapshotIndex || (new.durableLast >= last && (term == nil || new.term(at: last) == term)),
-            "member \(member) comes back with a log to \(new.durableLast), durable was \(last) of term "
-                + "\(String(describing: term))")
+        let isThere =
+            last <= new.snapshotIndex
+            || (new.durableLast >= last && (term == nil || new.term(at: last) == term))
+        return isThere
+            ? nil
+            : "member \(member) comes back with a log to \(new.durableLast), durable was \(last) of term "
+                + "\(String(describing: term))"
     }
 
     /// The state in the backend must never be ahead of what the log holds durably.

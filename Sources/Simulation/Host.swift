@@ -29,7 +29,12 @@ extension Simulation {
             let process = MemberProcess(
                 replica: recovered.replica, wal: recovered.wal,
                 reader: BackendStateRecordReader(member.backend), clockOffset: clockOffset)
-            checkRecovered(member, process)
+            guard checkRecovered(member, process) else {
+                // A flipped bit in what was written last looks like a write that was cut short.
+                trace.write(now, "m\(member.id) has lost its last write to damage")
+                member.fate = .lost
+                return
+            }
             member.process = process
             trace.note(now, 1, member.id, process.replica.lastIndex)
             trace.write(
@@ -105,8 +110,8 @@ extension Simulation {
         return options
     }
 
-    /// What was durable must be there again.
-    private func checkRecovered(_ member: SimulatedMember, _ process: MemberProcess) {
+    /// What was durable must be there again; false when it is not and the log was damaged.
+    private func checkRecovered(_ member: SimulatedMember, _ process: MemberProcess) -> Bool {
         let old = member.mirror
         let raft = process.replica.raft
         var entries: [Entry] = []
@@ -119,8 +124,12 @@ extension Simulation {
             snapshotIndex: raft.log.snapshotIndex, snapshotTerm: raft.log.snapshotTerm, entries: entries)
         new.durableTerm = raft.term
         new.durableVote = raft.vote
-        checker.recovered(member.id, old: old, new: new)
+        if let loss = checker.loss(of: member.id, old: old, new: new) {
+            if member.isDamaged { return false }
+            checker.fail(loss)
+        }
         member.mirror = new
+        return true
     }
 
     /// Ends a member's process at once. With `losesPower` what its disk had not synchronized goes
@@ -297,9 +306,9 @@ extension Simulation {
     // MARK: Messages
 
     private func send(_ message: PeerMessage, from member: SimulatedMember) {
-        if case .raft(let raft) = message {
+        if case .raft(let raft) = message, let replica = member.process?.replica {
             checker.sending(
-                raft, log: member.mirror, currentTerm: member.process?.replica.term ?? raft.term)
+                raft, log: member.mirror, currentTerm: replica.term, role: replica.role)
         }
         trace.write(now, "m\(member.id) -> m\(message.to) \(brief(message))")
         for arrival in network.arrivals(from: member.id, to: message.to, now: now) {
@@ -310,14 +319,30 @@ extension Simulation {
     func deliver(_ message: PeerMessage) {
         guard let member = member(message.to), member.isRunning else {
             // The connection is refused; the sender hears of it.
-            if let sender = self.member(message.from), sender.isRunning, hostRandom.chance(200) {
+            if let sender = self.member(message.from), let process = sender.process,
+                !process.unreachablePeers.contains(message.to), hostRandom.chance(200)
+            {
+                process.unreachablePeers.append(message.to)
                 post(.unreachable(message.to), to: sender)
+                schedule(.connect(from: message.from, run: sender.run, to: message.to), after: reconnectTime)
             }
             return
         }
         trace.note(now, 5, message.from, message.to)
         if member.process?.refusedPeers.contains(message.from) == true { return }
         post(.received(message), to: member)
+    }
+
+    private var reconnectTime: Nanoseconds { hostRandom.within(knobs.tick...knobs.electionTimeout) }
+
+    /// The transport tries to connect again until that succeeds, and tells the replica.
+    func connect(from: NodeID, run: Int, to: NodeID) {
+        guard let (sender, process) = process(from, run) else { return }
+        guard member(to)?.isRunning == true, !network.isCut(from: from, to: to) else {
+            return schedule(.connect(from: from, run: run, to: to), after: reconnectTime)
+        }
+        process.unreachablePeers.removeAll { $0 == to }
+        post(.reachable(to), to: sender)
     }
 
     // MARK: The log
@@ -511,7 +536,7 @@ extension Simulation {
                 }
             }
             checker.require(
-                end == revision + 1, "member \(member.id) has history up to \(end), restored to \(revision)")
+                end > revision, "member \(member.id) has history up to \(end), restored to \(revision)")
         } catch {
             checker.fail("member \(member.id) has no history after a snapshot: \(error)")
         }

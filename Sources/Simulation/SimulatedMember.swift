@@ -40,6 +40,8 @@ final class MemberProcess {
     var isTurnScheduled = false
     var scheduledWake: Nanoseconds = .max
     var isPaused = false
+    /// Members to which the connection broke and is not there again.
+    var unreachablePeers: [NodeID] = []
     /// Members whose connections the transport refuses.
     var refusedPeers: [NodeID] = []
 

@@ -16,6 +16,8 @@ enum SimulationEvent {
     /// The moment a replica asked to be woken.
     case wake(NodeID, run: Int)
     case deliver(PeerMessage)
+    /// A broken connection is tried again.
+    case connect(from: NodeID, run: Int, to: NodeID)
     case logDone(NodeID, run: Int)
     case backendDone(NodeID, run: Int)
     case snapshotArrives(SnapshotTransfer)
@@ -124,6 +126,7 @@ package final class Simulation {
         case .turn(let id, let run): turn(id, run)
         case .wake(let id, let run): wake(id, run)
         case .deliver(let message): deliver(message)
+        case .connect(let from, let run, let to): connect(from: from, run: run, to: to)
         case .logDone(let id, let run): logDone(id, run)
         case .backendDone(let id, let run): backendDone(id, run)
         case .snapshotArrives(let transfer): snapshotArrives(transfer)

@@ -18,13 +18,6 @@ extension NodeOptions {
         }
         clientURLs = settings.clients.advertise.map(\.description)
         ownPeerURLs = initialMembers.first { $0.name == name }?.peerURLs ?? []
-        peers.listen = settings.peers.listen.map { (host: $0.bindHost, port: $0.port) }
-        peers.advertise = settings.peers.advertise.map(\.description)
-        peers.refusesOtherPlugins = settings.peers.pluginMismatch == .refuse
-        peers.dialTimeoutMilliseconds = settings.peers.dialTimeout.milliseconds
-        peers.queueMessages = settings.peers.queueMessages
-        peers.queueBytes = settings.peers.queueBytes
-        peers.snapshotTimeoutMilliseconds = settings.peers.snapshotTimeout.milliseconds
         replica.strictReconfiguration = settings.cluster.strictReconfigurationCheck
         machine.maximumLearners = settings.cluster.maximumLearners
         joinsExisting = settings.cluster.initialState == .existing

@@ -143,6 +143,14 @@ extension PeerConfiguration {
         snapshotIdleTimeout = TimeAmount(peers.snapshotTimeout)
         maxSnapshotBytes = UInt64(settings.storage.mapBytes)
         // An append holds entries up to 1 MiB in all, or one larger entry; a forwarded batch likewise.
+        connectTimeout = TimeAmount(settings.peers.dialTimeout)
+        maxQueuedMessages = settings.peers.queueMessages
+        maxQueuedBytes = settings.peers.queueBytes
+        snapshotIdleTimeout = TimeAmount(settings.peers.snapshotTimeout)
+        switch settings.peers.pluginMismatch {
+        case .refuse: pluginPolicy = .refuse
+        case .warn: pluginPolicy = .warn
+        }
         maxFrameBytes = max(maxFrameBytes, settings.limits.maximumRequestBytes * 2 + (8 << 20))
     }
 }

@@ -287,6 +287,15 @@ def test_calls_without_keys(robot, admin, anonymous):
             client.revoke(lease)
         with refused("PERMISSION_DENIED", DENIED):
             client.call("Maintenance.Defragment")
+        for method, fields in [
+            ("Cluster.MemberAdd", {"peerURLs": ["http://127.0.0.1:1"]}), ("Cluster.MemberRemove", {"ID": 1}),
+            ("Cluster.MemberUpdate", {"ID": 1, "peerURLs": ["http://127.0.0.1:1"]}),
+            ("Cluster.MemberPromote", {"ID": 1}), ("Maintenance.MoveLeader", {"targetID": 1}),
+        ]:
+            with refused("PERMISSION_DENIED", DENIED):
+                client.call(method, **fields)
+    with refused("NOT_FOUND", "etcdserver: member not found"):
+        admin.call("Cluster.MemberPromote", ID=1)
     with refused("PERMISSION_DENIED", DENIED):
         anonymous.call("Maintenance.Status")
     admin.revoke(lease)
