@@ -42,5 +42,17 @@ proto:
 docs:
 	scripts/docs.sh
 
+# The simulator (docs/simulation.md): bin/moonraft-sim --seed N [--trace].
+sim:
+	scripts/sim.sh
+
+# Many seeds: make sim-long SEEDS=10000 [FROM=1]
+sim-long: sim
+	SEEDS=$(SEEDS) FROM=$(FROM) scripts/sim-long.sh
+
+# Whether the simulator finds the bugs that are planted for it.
+sim-mutations:
+	scripts/sim.sh --mutations
+
 clean:
 	rm -rf .build .build-debug .build-release .build-tools .build-venv bin

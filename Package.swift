@@ -117,7 +117,9 @@ let package = Package(
             name: "MVCCTests", dependencies: ["MVCC", "KVCodec", "CSupport"], exclude: ["testdata"]),
         .testTarget(
             name: "StateMachineTests", dependencies: ["StateMachine", "MVCC", "KVCodec"]),
-        .testTarget(name: "SimulationTests", dependencies: ["Simulation"]),
+        .testTarget(
+            name: "SimulationTests",
+            dependencies: ["Simulation", "Replica", "RaftCore", "StateMachine", "Storage"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "CSupport", "CLMDB"]),
         .testTarget(
             name: "ConfigurationTests",

@@ -28,6 +28,18 @@ else
     failed+=("plugins: none found")
 fi
 
+# The simulator is built optimised: 200 seeds of the debug build would take many minutes. The same seeds in two
+# processes, whose hash tables differ, must be the same runs.
+simulate() {
+    local first second
+    scripts/sim.sh || return 1
+    bin/moonraft-sim --seeds 200 --operations 250 || return 1
+    first="$(bin/moonraft-sim --seeds 3 --operations 100 --trace | sed '$d' | sha256sum)"
+    second="$(bin/moonraft-sim --seeds 3 --operations 100 --trace | sed '$d' | sha256sum)"
+    [ "$first" = "$second" ] || { echo "the same seeds gave other traces in another process"; return 1; }
+}
+simulate || failed+=(simulation)
+
 # Said before the last stage, so that the output ends with the test runner's own line.
 [ ${#failed[@]} -gt 0 ] && echo "failed so far: ${failed[*]}"
 

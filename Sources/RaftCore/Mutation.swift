@@ -18,6 +18,7 @@ package enum Mutation: String, CaseIterable, Sendable {
     // The log.
     case previousTermUnchecked
     case oldAppendTruncates
+    case followerCommitsWhatItReceives
     case commitBeyondLastNewEntry
     case commitOldTermByCounting
 
@@ -43,7 +44,6 @@ package enum Mutation: String, CaseIterable, Sendable {
     // Requests.
     case forwardRetriedAfterLeaderChange
     case forwardAcceptedTwice
-    case waiterMatchedByIndexOnly
     case renewalWithoutConfirmation
 
     /// The one that is switched on.

@@ -175,6 +175,7 @@ extension RaftCore {
             if Mutation.isOn(.commitBeyondLastNewEntry) {
                 raiseCommit(to: min(request.commit, log.lastIndex))
             }
+            if Mutation.isOn(.followerCommitsWhatItReceives) { raiseCommit(to: lastNew) }
             if Mutation.isOn(.oldAppendTruncates), lastNew < log.lastIndex, lastNew > commitIndex {
                 log.truncate(from: lastNew + 1)
                 durability.overwritten(from: lastNew + 1)

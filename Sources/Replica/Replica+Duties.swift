@@ -81,6 +81,11 @@ extension Replica {
             _ = waiting.takeConfirming(context)
             for item in batch { answerTimeout(item, deadline) }
         }
+        if let oldest = readBatch.first, oldest.since < deadline {
+            let batch = readBatch
+            readBatch = batch.filter { $0.since >= deadline }
+            for item in batch where item.since < deadline { answerTimeout(item, deadline) }
+        }
         if waiting.parked.contains(where: { $0.since < deadline }) {
             let parked = waiting.parked
             waiting.parked = parked.filter { $0.since >= deadline }

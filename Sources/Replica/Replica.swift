@@ -31,7 +31,7 @@ package final class Replica {
     var waiting = Waiting()
     /// Commands of this turn, proposed or forwarded as one batch.
     var proposals: [QueuedProposal] = []
-    /// Reads and renewals of this turn, which share one read request.
+    /// Reads and renewals that share the next read request.
     var readBatch: [Confirmable] = []
     var requestNumber: UInt64 = 1
     var readNumber: UInt64 = 1
@@ -109,7 +109,7 @@ package final class Replica {
         switch input {
         case .propose(let proposal):
             proposals.append(QueuedProposal(proposal: proposal, since: now))
-        case .read(let waiter): readBatch.append(Confirmable(.read(waiter), since: now))
+        case .read(let waiter): read(waiter, now: now)
         case .leaseRenew(let id, let waiter):
             ask(.renew(id), .local(waiter), since: now)
         case .leaseTimeToLive(let id, let withKeys, let waiter):
@@ -183,7 +183,7 @@ package final class Replica {
     /// false.
     package func takeEffects(now: UInt64) -> Effects {
         if !proposals.isEmpty { propose(now: now) }
-        if !readBatch.isEmpty { confirm(now: now) }
+        if hasReadsToConfirm { confirm(now: now) }
         if !changes.isEmpty { proposeChanges() }
         if raft.hasReady { takeReady(now: now) }
         if installing != nil { installWhenReady() }
@@ -195,7 +195,7 @@ package final class Replica {
 
     /// Whether `takeEffects` has something to give.
     package var hasEffects: Bool {
-        raft.hasReady || !proposals.isEmpty || !readBatch.isEmpty || effects.hasAny
+        raft.hasReady || !proposals.isEmpty || hasReadsToConfirm || effects.hasAny
     }
 
     private func takeReady(now: UInt64) {

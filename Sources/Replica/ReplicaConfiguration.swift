@@ -28,6 +28,8 @@ package struct ReplicaConfiguration: Sendable {
     /// Requests waiting for their entry, for a leader or for the leader's answer; further ones are
     /// refused (`limits.pending-proposals`).
     package var maxPendingProposals = 5_000
+    /// Reads and renewals that gather for the next confirmation; further ones are refused.
+    package var maxPendingReads = 65_536
     /// Applied bytes not yet in the backend; above it proposals are refused (`limits.pending-bytes`).
     package var maxPendingBytes = 512 << 20
     /// Entries applied under one hold of the store's write lock; readers wait at most that long.

@@ -44,9 +44,6 @@ package struct WaiterQueue {
             slots[head] = nil
             head += 1
             defer { shrink() }
-            #if MOONRAFT_MUTATIONS
-                if Mutation.isOn(.waiterMatchedByIndexOnly), front.index == index { return front.proposal }
-            #endif
             if front.index == index && front.term == term { return front.proposal }
             lost(front.proposal)
         }

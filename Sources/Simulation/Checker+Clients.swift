@@ -104,6 +104,15 @@ extension Checker {
 
     // MARK: Reads
 
+    /// A member may serve a read. Whoever confirmed it led after the read was asked for, so it knew everything
+    /// committed before that, noticed by a client or not.
+    func confirmed(_ operation: Operation, term: Term, applied: LogIndex) {
+        require(
+            term >= operation.committedTerm && applied >= operation.committedIndex,
+            "read \(operation.number) on member \(operation.member) is confirmed in term \(term) at entry \(applied); "
+                + "entry \(operation.committedIndex) of term \(operation.committedTerm) was committed when it was asked")
+    }
+
     /// A range was answered with `reply` at `revision`.
     func answered(
         _ operation: Operation, key: [UInt8]?, isSerializable: Bool, asked: Int64, reply: [UInt8],

@@ -88,6 +88,10 @@ final class Checker {
             fail("members \(other) and \(member) lead term \(term)")
         }
         leaders[term] = member
+        require(
+            log.durableTerm == term && log.durableVote == member,
+            "member \(member) leads term \(term), and its own vote is not durable: \(log.durableVote) in term "
+                + "\(log.durableTerm)")
         guard let last = committed.last else { return }
         let index = Self.firstCommitted + UInt64(committed.count) - 1
         if last.term > term || index <= log.snapshotIndex { return }
@@ -170,7 +174,12 @@ final class Checker {
     }
 
     /// State machine safety (thesis 3.6): what one member takes for committed, no member ever sees changed.
-    func committed(through index: LogIndex, after before: LogIndex, by member: NodeID, log: LogMirror) {
+    ///
+    /// - Parameter mayExtend: whether the member leads, or did when the turn began: others learn from a leader.
+    func committed(
+        through index: LogIndex, after before: LogIndex, by member: NodeID, log: LogMirror,
+        mayExtend: Bool = true
+    ) {
         require(index >= before, "member \(member) moves its commit index back from \(before) to \(index)")
         var next = max(before + 1, Self.firstCommitted, log.snapshotIndex + 1)
         while next <= index {
@@ -185,6 +194,8 @@ final class Checker {
                     "entry \(next) was committed in term \(other.term); member \(member) commits another one of "
                         + "term \(slot.term)")
             } else {
+                require(
+                    mayExtend, "member \(member) commits entry \(next) of term \(slot.term), which no leader has")
                 guard position == committed.count else {
                     return fail("member \(member) commits entry \(next) before \(next - 1) was")
                 }
@@ -195,6 +206,8 @@ final class Checker {
     }
 
     var committedIndex: LogIndex { Self.firstCommitted + UInt64(committed.count) - 1 }
+
+    var committedTerm: Term { committed.last?.term ?? 1 }
 
     func isCommitted(index: LogIndex, term: Term) -> Bool {
         guard index >= Self.firstCommitted else { return true }

@@ -272,9 +272,17 @@ extension Simulation {
                 checker.becameLeader(member.id, term: soft.term, log: member.mirror)
             }
         }
+        checker.require(
+            replica.raft.log.stableIndex <= member.mirror.durableLast,
+            "member \(member.id) takes entry \(replica.raft.log.stableIndex) for durable, but "
+                + "\(member.mirror.durableLast) is")
         let commit = min(replica.commitIndex, member.mirror.lastIndex)
         if commit != process.commitIndex {
-            if replica.role == .leader, member.mirror.term(at: commit) == replica.term, commit > process.commitIndex {
+            if replica.role == .leader, process.leadsTerm == replica.term, commit > process.commitIndex {
+                checker.require(
+                    member.mirror.term(at: commit) == replica.term,
+                    "leader \(member.id) of term \(replica.term) commits entry \(commit) of term "
+                        + "\(member.mirror.term(at: commit) ?? 0) by counting")
                 checker.counted(
                     index: commit, term: replica.term, leader: member.id,
                     memberships: [process.confState, replica.raft.confState]
@@ -282,9 +290,10 @@ extension Simulation {
             }
             checker.committed(
                 through: max(commit, min(process.commitIndex, replica.commitIndex)), after: process.commitIndex,
-                by: member.id, log: member.mirror)
+                by: member.id, log: member.mirror, mayExtend: replica.role == .leader || process.leadsTerm > 0)
             process.commitIndex = max(commit, process.commitIndex)
         }
+        process.leadsTerm = replica.role == .leader ? replica.term : 0
         if replica.raft.snapshotBeingInstalled == nil, replica.machine.appliedIndex > 0 {
             checker.membership(
                 replica.raft.confState, listed: replica.machine.members, by: member.id)
@@ -311,9 +320,18 @@ extension Simulation {
                 raft, log: member.mirror, currentTerm: replica.term, role: replica.role)
         }
         trace.write(now, "m\(member.id) -> m\(message.to) \(brief(message))")
+        checkCodec(message)
         for arrival in network.arrivals(from: member.id, to: message.to, now: now) {
             queue.schedule(.deliver(message), at: arrival)
         }
+    }
+
+    /// A share of the messages goes through the bytes of the wire.
+    private func checkCodec(_ message: PeerMessage) {
+        guard hostRandom.chance(knobs.codecPerMille) else { return }
+        let decoded = message.encoded().withUnsafeBytes { try? PeerMessage(decoding: $0) }
+        checker.require(
+            decoded == message, "message \(message) comes out of the codec as \(String(describing: decoded))")
     }
 
     func deliver(_ message: PeerMessage) {
@@ -357,6 +375,12 @@ extension Simulation {
         let isWhole = member.mirror.handOut(batch)
         checker.require(isWhole, "member \(member.id) persists a log with a gap: \(batch)")
         checker.handedOut(batch, by: member.id, log: member.mirror)
+        let raft = process.replica.raft
+        if raft.role == .leader, batch.entries.contains(where: { $0.kind == .configChange && $0.term == raft.term }) {
+            checker.require(
+                !member.mirror.hasSeveralChanges(after: raft.appliedIndex),
+                "leader \(member.id) proposes a membership change while another one is not applied")
+        }
         let overwritten = batch.snapshot?.index ?? batch.entries.first.map { $0.index - 1 } ?? .max
         for position in process.logQueue.indices {
             process.logQueue[position].vouchesThrough = min(

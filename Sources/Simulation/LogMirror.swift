@@ -7,6 +7,7 @@ struct LogMirror {
     struct Slot {
         var term: Term
         var digest: UInt64
+        var isChange: Bool
     }
 
     private(set) var snapshotIndex: LogIndex
@@ -21,7 +22,8 @@ struct LogMirror {
     init(snapshotIndex: LogIndex, snapshotTerm: Term, entries: [Entry] = []) {
         self.snapshotIndex = snapshotIndex
         self.snapshotTerm = snapshotTerm
-        slots = entries.map { Slot(term: $0.term, digest: Self.digest(of: $0)) }
+        slots = entries.map { Slot(
+                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange) }
         durableLast = snapshotIndex + UInt64(entries.count)
     }
 
@@ -40,6 +42,13 @@ struct LogMirror {
         index == snapshotIndex ? snapshotTerm : slot(at: index)?.term
     }
 
+    /// Whether more than one membership change lies after `index`.
+    func hasSeveralChanges(after index: LogIndex) -> Bool {
+        let first = Int(max(index, snapshotIndex) - snapshotIndex)
+        guard first < slots.count else { return false }
+        return slots[first...].count(where: \.isChange) > 1
+    }
+
     /// Takes over a batch as handed out; false when it leaves a gap.
     mutating func handOut(_ batch: PersistBatch) -> Bool {
         if let snapshot = batch.snapshot {
@@ -52,7 +61,8 @@ struct LogMirror {
         guard first.index > snapshotIndex, first.index <= lastIndex + 1 else { return false }
         slots.removeSubrange(Int(first.index - snapshotIndex - 1)...)
         durableLast = min(durableLast, first.index - 1)
-        slots += batch.entries.map { Slot(term: $0.term, digest: Self.digest(of: $0)) }
+        slots += batch.entries.map { Slot(
+                term: $0.term, digest: Self.digest(of: $0), isChange: $0.kind == .configChange) }
         return true
     }
 }

@@ -36,6 +36,9 @@ struct Operation {
     var invoked: Nanoseconds
     /// The highest revision that anybody was told of before.
     var floor: Int64
+    /// How far anybody had committed, and in which term.
+    var committedIndex: LogIndex = 0
+    var committedTerm: Term = 0
     /// For a question about a lease: what had been promised of it before.
     var promisedUntil: Nanoseconds = 0
 }

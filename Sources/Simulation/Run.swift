@@ -27,7 +27,7 @@ package struct SimulationResult: Sendable {
 
 extension Simulation {
     /// Nothing takes this long once nothing fails: the longest retry of a replica is a few election timeouts,
-    /// the longest request timeout 7 s, the longest lease 6 s.
+    /// the longest request timeout 7 s, the longest lease 12 s.
     private var restLimit: Nanoseconds { 60 * second + 60 * knobs.electionTimeout }
 
     /// Runs both phases.

@@ -57,7 +57,8 @@ final class MemberProcess {
     var commitIndex: LogIndex
     var publishedRevision: Int64
     var confState: ConfState
-    var isStopping = false
+    /// The term it was seen to lead; 0 when it does not lead.
+    var leadsTerm: Term = 0
 
     init(replica: Replica, wal: WAL, reader: BackendStateRecordReader, clockOffset: Nanoseconds) {
         self.replica = replica

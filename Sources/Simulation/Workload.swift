@@ -30,7 +30,8 @@ extension Simulation {
         issued += client == nil ? 0 : 1
         let operation = Operation(
             number: number, client: client, kind: kind, member: member.id, invoked: now,
-            floor: checker.acknowledgedRevision, promisedUntil: promise(of: kind))
+            floor: checker.acknowledgedRevision, committedIndex: checker.committedIndex,
+            committedTerm: checker.committedTerm, promisedUntil: promise(of: kind))
         trace.note(now, 8, number, member.id)
         trace.write(now, "c\(client ?? -1) #\(number) \(kind.name) -> m\(member.id) floor \(operation.floor)")
         active[number] = operation
@@ -79,7 +80,7 @@ extension Simulation {
             return .read(key: nil, isSerializable: false, revision: max(1, current - Int64(workRandom.below(30))))
         case 85..<88 where liveLeases.count < knobs.leases:
             nextLease += 1
-            return .grant(lease: nextLease, seconds: Int64(workRandom.within(1...6)))
+            return .grant(lease: nextLease, seconds: Int64(workRandom.within(1...12)))
         case 88..<95 where !liveLeases.isEmpty:
             return .keepAlive(lease: workRandom.pick(liveLeases))
         case 95..<96 where !liveLeases.isEmpty:
@@ -126,7 +127,9 @@ extension Simulation {
             checker.acknowledged(operation, result, index: index, term: term)
             noteLeases(operation, result)
             trace.write(now, "#\(number) applied at \(index), revision \(result.revision)")
-        case .readReady: return serve(operation, member, process)
+        case .readReady(let term):
+            checker.confirmed(operation, term: term, applied: process.replica.machine.appliedIndex)
+            return serve(operation, member, process)
         case .leaseRenewed(let seconds):
             if case .keepAlive(let lease) = operation.kind {
                 checker.renewed(operation, lease: lease, seconds: seconds)
@@ -209,11 +212,15 @@ extension Simulation {
             change = [.add(newMember(isLearner: workRandom.chance(700)))]
         case 6..<8 where voters.count > 3:
             change = [.remove(workRandom.pick(voters).id)]
-        case 8 where !learners.isEmpty:
+        case 8..<10 where known.count < 6 && voters.count >= 3:
+            // Several at once go through a joint configuration, at best with few members in both halves.
+            let first = workRandom.below(voters.count)
+            change = [
+                .add(newMember(isLearner: false)), .add(newMember(isLearner: false)),
+                .remove(voters[first].id), .remove(voters[(first + 1) % voters.count].id),
+            ]
+        case 6..<10 where !learners.isEmpty:
             change = [.remove(workRandom.pick(learners).id)]
-        case 9 where known.count < 7 && voters.count >= 3:
-            // Several at once go through a joint configuration.
-            change = [.add(newMember(isLearner: false)), .remove(workRandom.pick(voters).id)]
         default: return
         }
         isChangingMembership = true
