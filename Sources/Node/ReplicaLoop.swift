@@ -102,7 +102,8 @@ final class ReplicaLoop {
         if let soft = effects.softState {
             events.append(.leader(memberID: soft.leader ?? 0, term: soft.term))
         }
-        // First: what was applied in the same turn came on top of it.
+        // A snapshot taken over in this turn comes before what was applied on top of it: told the
+        // other way round, watchers would take what it brought for seen.
         if let revision = effects.restoredRevision { restored(revision) }
         for applied in effects.applied { publish(applied) }
         // A member that has not been given the membership keeps those it was started with.

@@ -87,17 +87,19 @@ class Control:
         pending = unsynced(journal)
         places = {entry.stat().st_ino: entry for root in (Path(directory), self.journal.parent)
                   for entry in root.rglob("*") if entry.is_file() and entry != self.journal}
-        undone = 0
+        report = []
         # Contents first: names are put back last, in their own order.
         for kinds, undo in (((WROTE, RESIZED), _undo_content), ((CREATED, RENAMED, REMOVED), _undo_name)):
             for inode, operations in pending.items():
                 operations = [o for o in operations if o[0] in kinds]
                 kept = chance.choice((0, chance.randint(0, len(operations))))
                 for place in reversed(range(kept, len(operations))):
+                    report.append("%s %s" % (places.get(inode, inode), _told(operations[place])))
                     # Of the first one lost, whole sectors may have got through.
                     undo(operations[place], places.get(inode), chance.random() if place == kept else 0)
-                    undone += 1
-        return undone
+        with open(self.path.with_suffix(".lost"), "a") as file:
+            file.write("".join(line + "\n" for line in report + ["--- %d operations lost" % len(report)]))
+        return len(report)
 
 
 WROTE, RESIZED, SYNCED, CREATED, RENAMED, REMOVED = range(1, 7)
@@ -119,6 +121,15 @@ def unsynced(journal):
             pending.append((kind, offset, size, payload, at))
         at += _RECORD.size + length
     return operations
+
+
+def _told(operation):
+    """One operation in words, for the report beside the control file (faultfs.lost)."""
+    kind, offset, size, payload, _ = operation
+    name = ("", "wrote", "resized", "", "created", "renamed", "removed")[kind]
+    if kind in (WROTE, RESIZED):
+        return "%s at %d over %d bytes, size before %d" % (name, offset, len(payload), size)
+    return name + " " + " ".join(part.decode() for part in payload.split(b"\0") if part)
 
 
 def _undo_content(operation, path, share):

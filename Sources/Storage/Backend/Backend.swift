@@ -61,6 +61,9 @@ package final class Backend: Sendable {
             throw error
         }
         try environment.check(mdb_txn_commit(transaction), "commit to")
+        // LMDB does not sync its directory, without which a new data file may be gone after a
+        // power failure while the log has already been cut on the strength of what it held.
+        try onBackendDisk { () throws(DiskError) in try PosixDisk().synchronizeDirectory(path) }
     }
 
     package var path: String { environment.path }
