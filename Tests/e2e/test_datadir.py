@@ -200,6 +200,38 @@ def test_torn_last_record_is_cut(tmp_path, binary):
     member.stop()
 
 
+# -- Damage in the backend
+
+
+def test_etcd20271_a_damaged_database_is_refused_with_a_message(tmp_path, binary):
+    """Torn, overwritten and cut pages by which everything else is found: never a signal, never a guess."""
+    member, known = filled(tmp_path, writes=60)
+    database = member.data / "member/db/data.mdb"
+    original = database.read_bytes()
+
+    def changed(at, content):
+        return original[:at] + content + original[at + len(content):]
+    damages = {
+        "first meta page zero": changed(0, b"\x00" * 4096),
+        "second meta page zero": changed(4096, b"\x00" * 4096),
+        "half a meta page of ones": changed(16, b"\xff" * 64),
+        "roots elsewhere": changed(4096 + 16 + 24 + 40, b"\x33" * 8)[:16 + 72 + 40] + b"\x33" * 8
+        + changed(4096 + 16 + 24 + 40, b"\x33" * 8)[16 + 72 + 48:],
+        "cut to two pages": original[:8192],
+        "cut to the half": original[:len(original) // 2 // 4096 * 4096],
+        "garbage": b"garbage! " * 1000,
+    }
+    for what, content in damages.items():
+        database.write_bytes(content)
+        status, output = run_to_end(member)
+        assert status is not None and status > 0, "%s: %s\n%s" % (what, status, output)
+        assert "member/db" in output and ("damaged" in output or "cannot open" in output), "%s: %s" % (what, output)
+    database.write_bytes(original)
+    member.start()
+    check(member, known)
+    member.stop()
+
+
 # -- The backend behind the log
 
 
