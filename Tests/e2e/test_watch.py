@@ -445,6 +445,18 @@ def test_no_progress_for_a_watcher_of_the_future(client, watch, prefix):
     watch.silent(0.4)
 
 
+@pytest.mark.moonraft
+def test_etcd20221_no_notifications_for_a_watcher_of_the_future(client, watch, prefix):
+    """Nor one that asked for them, until its time has come."""
+    watch.open(prefix, start_revision=client.revision() + 2, progress_notify=True)
+    client.put(prefix, b"too early")
+    watch.silent(0.7)
+    revision = client.put(prefix, b"in time").header.revision
+    assert [e.kv.mod_revision for e in watch.events(1)] == [revision]
+    reply = watch.next()
+    assert (len(reply.events), reply.header.revision) == (0, revision)
+
+
 # -- Many watchers, slow readers
 
 
