@@ -219,7 +219,8 @@ def test_a_member_that_is_cut_off_does_not_answer_reads_as_if_it_were_not(cluste
 
 @pytest.mark.differs_on_351("3.5.1 renews by chance what has ended, etcd issues 15247 and 20418", run=False)
 def test_a_leader_that_slept_neither_renews_what_has_ended_nor_reads_the_past(cluster, prefix):
-    """Requests reach the leader while it is stopped, after another has written. It wakes and must first learn of that."""
+    """etcd 14758, 20418, 20590: requests reach the leader while it is stopped, after another has written. It wakes and must
+    first learn of that."""
     leader, followers = leader_and_followers(cluster)
     key, lease = prefix + b"k", leader.client.grant(2).ID
     leader.client.put(key, b"old")
