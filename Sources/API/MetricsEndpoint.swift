@@ -118,6 +118,12 @@ enum MetricsEndpoint {
             "etcd_server_is_learner", .gauge,
             "Whether or not this member is a learner. 1 if is, 0 otherwise.",
             status.isLearner.load(ordering: .relaxed) ? 1 : 0)
+        out.family("moonraft_alarms", .gauge, "Whether an alarm of this type stands, for any member.")
+        for (type, stands) in [
+            (AlarmType.noSpace, status.hasNoSpaceAlarm), (.corrupt, status.hasCorruptAlarm),
+        ] {
+            out.sample("moonraft_alarms", labels: [("type", type.wireName)], stands ? 1 : 0)
+        }
         out.single(
             "etcd_server_leader_changes_seen_total", .counter,
             "The number of leader changes seen.",

@@ -233,7 +233,7 @@ final class WatchHub {
             }
         } catch {
             guard case .compacted(let compactRevision) = error else {
-                preconditionFailure("history from \(from): \(error)")
+                context.reader.damaged("history from \(from): \(error)")
             }
             for watcher in sortedBehind where watcher.nextRevision < compactRevision {
                 watcher.stream.compacted(watcher, compactRevision)

@@ -137,11 +137,14 @@ final class WatchStream: CallHandler {
         context.hub.drain()
         let revision = watchers.isEmpty
             ? context.node.store.currentRevision : context.hub.deliveredRevision
-        // A watcher that waits for a revision to come has made no progress to speak of.
-        guard watchers.values.allSatisfy({
-            $0.state == .synced && $0.requestedRevision <= revision
-        }) else { return }
+        guard watchers.values.allSatisfy({ hasProgress($0, revision) }) else { return }
         reply(revision: revision) { $0.int64(2, -1) }
+    }
+
+    /// Whether a watcher may be told that nothing up to `revision` is missing. One that waits for a
+    /// revision to come has made no progress to speak of.
+    private func hasProgress(_ watcher: Watcher, _ revision: Int64) -> Bool {
+        watcher.state == .synced && watcher.requestedRevision <= revision
     }
 
     // MARK: What the hub tells
@@ -211,7 +214,7 @@ final class WatchStream: CallHandler {
             context.hub.drain()
             for id in watchers.keys.sorted() {
                 guard let watcher = watchers[id], watcher.notifiesProgress else { continue }
-                if !watcher.wasToldSinceTick && watcher.state == .synced {
+                if !watcher.wasToldSinceTick && hasProgress(watcher, context.hub.deliveredRevision) {
                     reply(revision: context.hub.deliveredRevision) { $0.int64(2, id) }
                 }
                 watcher.wasToldSinceTick = false

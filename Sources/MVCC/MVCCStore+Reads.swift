@@ -161,10 +161,12 @@ package struct StoreSnapshot: KeyView {
 
     package mutating func record(at revision: Revision) -> UnsafeRawBufferPointer {
         guard let record = store.record(revision, &session) else {
-            preconditionFailure("the backend lost the record of revision \(revision)")
+            damaged("the backend lost the record of revision \(revision)")
         }
         return record
     }
+
+    package func damaged(_ reason: String) -> Never { session.reader.damaged(reason) }
 
     package mutating func range(
         _ query: RangeQuery, into writer: inout ByteWriter

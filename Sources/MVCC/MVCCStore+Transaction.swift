@@ -144,11 +144,13 @@ extension MVCCStore {
 
     /// The record at a revision that metadata named; valid until `commit`.
     package func record(inTransaction revision: Revision) -> UnsafeRawBufferPointer {
-        guard transaction != nil else { preconditionFailure("record outside a transaction") }
+        guard let reader = transaction?.session.reader else {
+            preconditionFailure("record outside a transaction")
+        }
         if let record = records.find(revision) { return record }
         transaction?.session.open()
-        guard let record = transaction?.session.reader.get(revision) else {
-            preconditionFailure("the backend lost the record of revision \(revision)")
+        guard let record = reader.get(revision) else {
+            reader.damaged("the backend lost the record of revision \(revision)")
         }
         return record
     }

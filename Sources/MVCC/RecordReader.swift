@@ -13,6 +13,13 @@ package protocol RecordReader: AnyObject {
         from: Revision, _ body: (Revision, _ isTombstone: Bool, UnsafeRawBufferPointer) -> Bool)
     /// Ends the read transaction begun last.
     func end()
+    /// A record that the index names is gone, or does not decode: the medium changed under a running process. Ends it
+    /// with this reason, since every answer would be a guess, and an apply that goes on would diverge.
+    func damaged(_ reason: String) -> Never
+}
+
+extension RecordReader {
+    package func damaged(_ reason: String) -> Never { fatalError(reason) }
 }
 
 /// A reader whose transaction begins with the first record it is asked for.

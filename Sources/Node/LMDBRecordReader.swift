@@ -50,4 +50,6 @@ package final class LMDBRecordReader: RecordReader {
     }
 
     package func end() { reader.reset() }
+
+    package func damaged(_ reason: String) -> Never { fatal("backend: \(reason)") }
 }

@@ -105,7 +105,7 @@ extension StateMachine {
         do throws(DecodeError) {
             return try KeyValueView(record)
         } catch {
-            preconditionFailure("record at \(revision) does not decode: \(error)")
+            reader.damaged("record at \(revision) does not decode: \(error)")
         }
     }
 
@@ -131,7 +131,7 @@ extension StateMachine {
                 inTransaction: RangeQuery(key: request.key, rangeEnd: request.rangeEnd),
                 into: &writer)
         } catch {
-            preconditionFailure("range at the latest revision failed: \(error)")
+            reader.damaged("range at the latest revision failed: \(error)")
         }
         writer.retag(from: 2, to: 3)
     }

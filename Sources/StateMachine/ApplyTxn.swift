@@ -162,7 +162,7 @@ extension StateMachine {
             writer.bool(3, result.more)
             writer.int64(4, result.count)
         } catch {
-            preconditionFailure("range in a checked transaction failed: \(error)")
+            reader.damaged("range in a checked transaction failed: \(error)")
         }
     }
 

@@ -82,7 +82,7 @@ package enum TxnReader {
             let record = snapshot.record(at: metadata.revision)
             return Comparison.holds(compare, try KeyValueView(record))
         } catch {
-            preconditionFailure("record at \(metadata.revision) does not decode: \(error)")
+            snapshot.damaged("record at \(metadata.revision) does not decode: \(error)")
         }
     }
 
@@ -140,7 +140,7 @@ package enum TxnReader {
                 }
             }
             if let failure { throw failure }
-            let (holds, last) = judge(compare, chunk.bytes)
+            guard let (holds, last) = judge(compare, chunk.bytes) else { throw .corrupt }
             if !holds { return false }
             if let last {
                 found = true
@@ -151,9 +151,11 @@ package enum TxnReader {
         }
     }
 
-    /// Judges a run of records, each as field 2; also gives the last key.
-    private static func judge(_ compare: CompareView, _ records: [UInt8]) -> (Bool, [UInt8]?) {
-        records.withUnsafeBytes { bytes in
+    /// Judges a run of records, each as field 2; also gives the last key. Nil when a record does not decode.
+    private static func judge(
+        _ compare: CompareView, _ records: [UInt8]
+    ) -> (holds: Bool, last: [UInt8]?)? {
+        records.withUnsafeBytes { bytes -> (holds: Bool, last: [UInt8]?)? in
             var last: UnsafeRawBufferPointer?
             do throws(DecodeError) {
                 var fields = ProtoReader(bytes)
@@ -163,7 +165,7 @@ package enum TxnReader {
                     last = record.key
                 }
             } catch {
-                preconditionFailure("a stored record does not decode: \(error)")
+                return nil
             }
             return (true, last.map { [UInt8]($0) })
         }

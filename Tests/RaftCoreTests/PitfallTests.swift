@@ -50,6 +50,7 @@ import Testing
         #expect(try scenario.play("ready 1").contains("read 7 at 2"))
     }
 
+    /// etcd issue 20418.
     @Test func p03_readNeedsAQuorumThatAnsweredAfterIt() throws {
         var scenario = try cluster()
         try scenario.play("tick 1\nready 1\ndeliver 2\ndeliver 3\nready 2\nready 3")
@@ -101,6 +102,7 @@ import Testing
         #expect(scenario[1].core.commitIndex == 3)
     }
 
+    /// etcd issue 14370.
     @Test func p06_singleVoterCommitsAfterItsOwnWrite() throws {
         var scenario = try cluster("voters=1")
         #expect(try scenario.play("propose 1 a\nready 1").contains("apply") == false)
@@ -521,6 +523,7 @@ import Testing
         }
     }
 
+    /// etcd issue 18055.
     @Test func p16_twoSnapshotsCloseTogether() throws {
         // The second arrives while the first is being installed, and completions come in any order.
         var scenario = Scenario()

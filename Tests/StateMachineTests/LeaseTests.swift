@@ -156,6 +156,7 @@ import Testing
                 == LeaseStatus(grantedTTLSeconds: 60, remainingSeconds: 59, keys: []))
     }
 
+    /// etcd issue 10686.
     @Test func aRevocationThatCameToNothingIsAskedForAgain() {
         let machine = leader()
         machine.grant(1, ttl: 1)
@@ -426,6 +427,7 @@ import Testing
 
     // MARK: Restart
 
+    /// etcd issues 13205, 14253.
     @Test func aRestartKeepsLeasesKeysAndTheRestOfTheirTime() throws {
         var machine = leader()
         machine.grant(1, ttl: 1000)
@@ -458,6 +460,7 @@ import Testing
         #expect(try machine.pairs() == "[b=2(c3 m4 v2 l2)]")
     }
 
+    /// etcd issue 14253.
     @Test func noLeaseEndsBeforeWhatWasAnsweredWhateverFails() {
         // Random renewals, checkpoints that are applied late or lost, changes of leader: the expiry
         // in force never lies before the last TTL that a client was told. What is on its way is

@@ -115,4 +115,136 @@ import Testing
             #expect(throws: BackendFileFault.self) { try walk(path) }
         }
     }
+
+    // MARK: Opening
+
+    /// A data file as it was after a commit, and the hash of what it holds.
+    private struct Image {
+        var bytes: [UInt8]
+        var hash: UInt32
+    }
+
+    /// Files after commits that each change and free pages.
+    private func makeImages(_ directory: String) throws -> [Image] {
+        let backend = try Backend(path: directory, configuration: BackendConfiguration(mapBytes: 64 << 20))
+        var images: [Image] = []
+        for round in 0..<6 {
+            try backend.update { transaction throws(BackendError) in
+                for number in 0..<300 {
+                    let value = [UInt8](repeating: UInt8(round), count: number % 60 == 7 ? 9_000 : 60)
+                    let key = Array("key \((number * 7 + round) % 500)".utf8)
+                    let failure = key.withUnsafeBytes { key in
+                        value.withUnsafeBytes { value -> BackendError? in
+                            do throws(BackendError) {
+                                try transaction.put(.lease, key: key, value: value)
+                                return nil
+                            } catch {
+                                return error
+                            }
+                        }
+                    }
+                    if let failure { throw failure }
+                }
+            }
+            images.append(
+                Image(
+                    bytes: [UInt8](try Data(contentsOf: URL(fileURLWithPath: directory + "/data.mdb"))),
+                    hash: try backend.hash()))
+        }
+        return images
+    }
+
+    /// Opens a backend over these bytes and reads all of it; nil when it is refused as damaged.
+    private func open(_ bytes: [UInt8], _ directory: String) throws -> UInt32? {
+        try Data(bytes).write(to: URL(fileURLWithPath: directory + "/data.mdb"))
+        do throws(BackendError) {
+            return try Backend(
+                path: directory, configuration: BackendConfiguration(mapBytes: 64 << 20)
+            ).hash()
+        } catch {
+            guard case .corrupt = error else { throw error }
+            #expect(error.description.contains("data.mdb") || error.description.contains(directory))
+            return nil
+        }
+    }
+
+    /// A meta page that is part of one commit and part of another, or cut, or zeros: the file opens as
+    /// one of the commits or is refused.
+    @Test func etcd20271_aTornMetaPageIsRefusedOrNotInForce() throws {
+        let images = try makeImages(temporary.path + "/db")
+        let directory = temporary.path + "/torn"
+        try PosixDisk().createDirectory(directory)
+        let last = images[images.count - 1]
+        let hashes = Set(images.map(\.hash))
+        #expect(try open(last.bytes, directory) == last.hash)
+        var refused = 0
+        for older in images.dropLast() {
+            for page in [0, 4096] {
+                for cut in stride(from: 0, through: 152, by: 16) {
+                    for takesHead in [false, true] {
+                        var torn = last.bytes
+                        let range = takesHead ? page..<(page + cut) : (page + cut)..<(page + 152)
+                        torn.replaceSubrange(range, with: older.bytes[range])
+                        if let hash = try open(torn, directory) {
+                            #expect(hashes.contains(hash))
+                        } else {
+                            refused += 1
+                        }
+                    }
+                }
+            }
+        }
+        #expect(refused > 0)
+        for page in [0, 4096] {
+            for length in [16, 512, 4096] {
+                for filler in [UInt8(0), 0xFF] {
+                    var torn = last.bytes
+                    torn.replaceSubrange(
+                        page..<(page + length), with: [UInt8](repeating: filler, count: length))
+                    #expect(try open(torn, directory) == nil)
+                }
+            }
+        }
+    }
+
+    /// A file that lost its end is refused, unless what it lost was free.
+    @Test func aCutFileIsRefusedBeforeItIsMapped() throws {
+        let images = try makeImages(temporary.path + "/db")
+        let directory = temporary.path + "/cut"
+        try PosixDisk().createDirectory(directory)
+        let last = images[images.count - 1]
+        var refused = 0
+        for pages in 0..<(last.bytes.count / 4096) where pages > 0 {
+            for extra in [0, 100] {
+                let found: UInt32?
+                do { found = try open(Array(last.bytes.prefix(pages * 4096 + extra)), directory) } catch {
+                    // Less than two pages is nothing that LMDB has written.
+                    #expect(pages < 2, "\(error)")
+                    continue
+                }
+                if let found { #expect(found == last.hash) } else { refused += 1 }
+            }
+        }
+        #expect(refused > 50)
+    }
+
+    /// Every field by which pages are found is damaged: the file opens and can be read, or is refused.
+    @Test func damagedStructureIsRefusedBeforeItIsMapped() throws {
+        let images = try makeImages(temporary.path + "/db")
+        let directory = temporary.path + "/damaged"
+        try PosixDisk().createDirectory(directory)
+        let sound = images[images.count - 1].bytes
+        // The meta pages, then every branch page with its nodes.
+        var positions = Array(0..<168) + Array(4096..<(4096 + 168))
+        for page in stride(from: 8192, to: sound.count, by: 4096) where sound[page + 10] == 1 && sound[page + 11] == 0 {
+            positions += (0..<40).map { page + $0 } + stride(from: 3_000, to: 4096, by: 37).map { page + $0 }
+        }
+        var refused = 0
+        for (number, position) in positions.enumerated() {
+            var damaged = sound
+            damaged[position] ^= number % 3 == 0 ? 0xFF : 1 << UInt8(number % 8)
+            if try open(damaged, directory) == nil { refused += 1 }
+        }
+        #expect(refused > positions.count / 10)
+    }
 }

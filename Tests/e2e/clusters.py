@@ -1,6 +1,8 @@
 """What the tests of a cluster share: its flags, commands against all members, and calls that wait for what etcd demands."""
 
 import time
+import urllib.error
+import urllib.request
 
 import grpc
 
@@ -42,3 +44,31 @@ def ctl(cluster, *arguments, tool=ETCDCTL_35, check=True, timeout=25):
 def leader_and_followers(cluster):
     leader = cluster.wait_leader()
     return leader, [m for m in cluster.serving() if m is not leader]
+
+
+def http_status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def put_somewhere(members, key, value):
+    """The revision of a write that one of the members accepts, None when none does."""
+    for member in members:
+        try:
+            return member.client.put(key, value, timeout=1).header.revision
+        except grpc.RpcError:
+            pass
+    return None
+
+
+def found_somewhere(members, key):
+    """Whether a linearizable read finds the key; true as well when no member answers."""
+    for member in members:
+        try:
+            return member.client.get(key, timeout=1) is not None
+        except grpc.RpcError:
+            pass
+    return True

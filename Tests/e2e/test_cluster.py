@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from cluster import Cluster
-from clusters import ELECTION_SECONDS, FLAGS, accepts, ctl, leader_and_followers
+from clusters import (
+    ELECTION_SECONDS, FLAGS, accepts, ctl, found_somewhere, http_status, leader_and_followers, put_somewhere)
 from harness import ETCDCTL_34, ETCDCTL_35, IS_ETCD, Client, compare, eventually, failure, put_op, refused, run
 from wire import M
 
@@ -189,14 +190,6 @@ def test_without_a_quorum_nothing_is_acknowledged_and_all_say_so(cluster, prefix
         assert patient.events(1, timeout=10)[0].kv.mod_revision == revision
 
 
-def http_status(url):
-    try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            return reply.status, reply.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
 def test_a_member_that_is_cut_off_does_not_answer_reads_as_if_it_were_not(cluster, prefix):
     """The leader alone on its side: no linearizable read from it; when the network heals it has what it missed."""
     leader, followers = leader_and_followers(cluster)
@@ -220,7 +213,8 @@ def test_a_member_that_is_cut_off_does_not_answer_reads_as_if_it_were_not(cluste
 
 @pytest.mark.differs_on_351("3.5.1 renews by chance what has ended, etcd issues 15247 and 20418", run=False)
 def test_a_leader_that_slept_neither_renews_what_has_ended_nor_reads_the_past(cluster, prefix):
-    """Requests reach the leader while it is stopped, after another has written. It wakes and must first learn of that."""
+    """etcd 14758, 20418, 20590: requests reach the leader while it is stopped, after another has written. It wakes and must
+    first learn of that."""
     leader, followers = leader_and_followers(cluster)
     key, lease = prefix + b"k", leader.client.grant(2).ID
     leader.client.put(key, b"old")
@@ -240,26 +234,6 @@ def test_a_leader_that_slept_neither_renews_what_has_ended_nor_reads_the_past(cl
         if read.exception() is None:
             assert read.result().kvs[0].value == b"new" and read.result().header.revision >= replaced
     cluster.wait_leader()
-
-
-def put_somewhere(members, key, value):
-    """The revision of a write that one of the members accepts, None when none does."""
-    for member in members:
-        try:
-            return member.client.put(key, value, timeout=1).header.revision
-        except grpc.RpcError:
-            pass
-    return None
-
-
-def found_somewhere(members, key):
-    """Whether a linearizable read finds the key; true as well when no member answers."""
-    for member in members:
-        try:
-            return member.client.get(key, timeout=1) is not None
-        except grpc.RpcError:
-            pass
-    return True
 
 
 def test_a_returning_follower_does_not_depose_the_leader(cluster):

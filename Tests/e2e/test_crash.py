@@ -28,6 +28,7 @@ LOSES_WRITES = pytest.mark.differs_on_351("3.5.1 may lose acknowledged writes of
 @pytest.mark.timeout(120)
 @LOSES_WRITES
 def test_kill_loop_accounts_for_every_acknowledged_write(tmp_path, binary):
+    """etcd 13766, 14370: under load, over compactions, at any moment."""
     chance = random.Random(20261122)
     prefix = b"crash/"
     member = Server(tmp_path, flags=FLAGS).start()
@@ -120,7 +121,7 @@ def test_every_write_before_a_kill_is_there_at_its_revision(tmp_path, binary):
 
 @LOSES_WRITES
 def test_revision_survives_when_the_newest_keys_are_deleted_and_compacted(tmp_path, binary):
-    """After a compaction over tombstones nothing but the counter itself knows the revision."""
+    """etcd 17780: after a compaction over tombstones nothing but the counter itself knows the revision."""
     member = Server(tmp_path).start()
     try:
         with member.client() as client:

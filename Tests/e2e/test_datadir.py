@@ -13,7 +13,7 @@ import time
 import grpc
 import pytest
 
-from harness import Server, run, run_to_end
+from harness import Server, compare, put_op, run, run_to_end
 
 pytestmark = pytest.mark.moonraft
 
@@ -198,6 +198,70 @@ def test_torn_last_record_is_cut(tmp_path, binary):
         pairs = {kv.key: kv.mod_revision for kv in client.prefix(b"d/").kvs}
     assert {k: v for k, v in pairs.items() if k != b"d/last"} == known
     member.stop()
+
+
+# -- Damage in the backend
+
+
+def test_etcd20271_a_damaged_database_is_refused_with_a_message(tmp_path, binary):
+    """Torn, overwritten and cut pages by which everything else is found: never a signal, never a guess."""
+    member, known = filled(tmp_path, writes=60)
+    database = member.data / "member/db/data.mdb"
+    original = database.read_bytes()
+
+    def changed(at, content):
+        return original[:at] + content + original[at + len(content):]
+    damages = {
+        "first meta page zero": changed(0, b"\x00" * 4096),
+        "second meta page zero": changed(4096, b"\x00" * 4096),
+        "half a meta page of ones": changed(16, b"\xff" * 64),
+        "roots elsewhere": changed(4096 + 16 + 24 + 40, b"\x33" * 8)[:16 + 72 + 40] + b"\x33" * 8
+        + changed(4096 + 16 + 24 + 40, b"\x33" * 8)[16 + 72 + 48:],
+        "cut to two pages": original[:8192],
+        "cut to the half": original[:len(original) // 2 // 4096 * 4096],
+        "garbage": b"garbage! " * 1000,
+    }
+    for what, content in damages.items():
+        database.write_bytes(content)
+        status, output = run_to_end(member)
+        assert status is not None and status > 0, "%s: %s\n%s" % (what, status, output)
+        assert "member/db" in output and ("damaged" in output or "cannot open" in output), "%s: %s" % (what, output)
+    database.write_bytes(original)
+    member.start()
+    check(member, known)
+    member.stop()
+
+
+@pytest.mark.parametrize("use", ["watch", "put", "txn"])
+def test_a_record_that_changes_under_the_running_process(tmp_path, binary, use):
+    """The file is mapped, so rot shows at once. What cannot go on without the record ends the process with the reason."""
+    member, _ = filled(tmp_path, writes=30)
+    # After a clean stop all records are in the file, and none in memory.
+    member.start()
+    assert member.terminate() == 0
+    member.start()
+    database = member.data / "member/db/data.mdb"
+    with member.client() as client:
+        start = client.get(b"d/7").mod_revision - 1
+        content, record = database.read_bytes(), b"\x0a\x03d/7"
+        assert record in content
+        with open(database, "r+b") as file:
+            place = content.find(record)
+            while place >= 0:
+                file.seek(place)
+                file.write(b"\xff")
+                place = content.find(record, place + 1)
+        if use == "watch":
+            with client.watch() as stream:
+                stream.create(b"d/", b"d0", start_revision=start)
+                status = member.process.wait(10)
+        else:
+            future = client.future("KV.Put", key=b"d/7", ignore_value=True) if use == "put" else client.future(
+                "KV.Txn", compare=[compare(b"d/7", "VALUE", "EQUAL", b"x")], success=[put_op(b"d/7")])
+            status = member.process.wait(10)
+            assert future.exception().code().name == "UNAVAILABLE"
+    assert status == 70, member.tail()
+    assert "backend" in member.tail() and "ecord" in member.tail(), member.tail()
 
 
 # -- The backend behind the log

@@ -191,7 +191,8 @@ def test_a_second_unstarted_member_is_refused(tmp_path, binary):
 
 @pytest.mark.moonraft
 def test_changes_that_follow_each_other_are_all_answered(cluster):
-    """Six at once, through all members: each is done or refused in time, none silently dropped."""
+    """etcd drops all but the first and lets them time out. Six at once, through all members: each is done or refused in
+    time, none silently dropped."""
     settled(cluster.list()[0].client.call, "Cluster.MemberUpdate", ID=cluster.list()[0].id,
             peerURLs=[cluster.list()[0].peer_url])
     pending = []

@@ -188,6 +188,27 @@ def test_authz_denial_has_etcd_s_text(client):
     assert client.get(b"/fine") is None
 
 
+@pytest.mark.parametrize("alarm", ["NOSPACE", "CORRUPT"])
+def test_etcd22386_an_alarm_takes_no_denial_away(client, alarm):
+    """Writes that an alarm refuses are refused for it only where policy lets them through."""
+    text = "etcdserver: permission denied"
+    raised = dict(memberID=client.call("Maintenance.Status").header.member_id, alarm=alarm)
+    client.put(b"/fine/a", b"v")
+    client.call("Maintenance.Alarm", action="ACTIVATE", **raised)
+    try:
+        for call in (lambda: client.put(b"/forbidden/a", b"v"), lambda: client.delete(b"/forbidden/a"),
+                     lambda: client.delete(b"\x00", b"\x00"), lambda: client.range(b"/forbidden/a"),
+                     lambda: client.txn(success=[put_op(b"/forbidden/a")])):
+            with refused("PERMISSION_DENIED", text):
+                call()
+        with refused(*{"NOSPACE": ("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded"),
+                       "CORRUPT": ("DATA_LOSS", "etcdserver: corrupt cluster")}[alarm]):
+            client.put(b"/fine/a", b"v")
+    finally:
+        client.call("Maintenance.Alarm", action="DEACTIVATE", **raised)
+    client.delete(b"/fine/a")
+
+
 def test_authz_denial_of_a_watch_keeps_the_stream(client):
     with client.watch() as stream:
         for key, end in ((b"/forbidden/", b"/forbidden0"), (b"/e", b"\x00"), (b"", b"\x00"), (b"\x00", b"\x00")):

@@ -51,7 +51,7 @@ def test_everything_clients_saw_adds_up(runs, binary, name):
 
 @pytest.mark.moonraft
 def test_what_was_acknowledged_outlives_a_power_failure(tmp_path, binary):
-    """A kill leaves the page cache; here unsynced operations are taken back too. With syncs that lie, writes are lost."""
+    """etcd 14370: a kill leaves the page cache; here unsynced operations are taken back too. With syncs that lie, writes are lost."""
     if faultfs.library() is None:
         pytest.skip("no C compiler to build the disk shim with")
     chance = random.Random(SEED)

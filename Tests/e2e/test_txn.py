@@ -318,6 +318,7 @@ def test_bad_operations_of_the_branch_not_taken(client, prefix):
 
 
 def test_compacted_revision_inside_a_transaction_is_refused_before_any_write(client, prefix, refused_txn):
+    """etcd 18667."""
     client.put(prefix, b"1")
     now = client.put(prefix, b"2").header.revision
     client.compact(now)

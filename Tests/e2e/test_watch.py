@@ -215,7 +215,7 @@ def test_start_in_the_past_present_and_future(client, prefix):
 
 
 def test_history_then_live_events_without_gap_or_duplicate(client, server, prefix):
-    """Watchers that join at random moments of a running load all see the same unbroken sequence."""
+    """etcd 17247: watchers that join at random moments of a running load all see the same unbroken sequence."""
     start = client.put(prefix, b"0").header.revision
     total = 600
 
@@ -240,6 +240,7 @@ def test_history_then_live_events_without_gap_or_duplicate(client, server, prefi
 
 
 def test_future_start_sees_nothing_older(client, watch, prefix):
+    """etcd 20221."""
     now = client.revision()
     watch.open(prefix, start_revision=now + 4)
     client.put(prefix, b"1")
@@ -267,6 +268,7 @@ def test_compacted_start_is_cancelled_with_the_compact_revision(client, watch, p
 
 @pytest.mark.differs_on_351("a delete at the compacted revision is lost before 3.5.16", run=False)
 def test_delete_at_the_compacted_revision_is_still_seen(client, prefix):
+    """etcd 18089, 19179."""
     client.put(prefix, b"1")
     deleted = client.delete(prefix).header.revision
     client.put(prefix + b"2", b"")
@@ -404,7 +406,7 @@ def test_progress_notify(client, watch, prefix):
 
 @pytest.mark.differs_on_351("a progress reply may overtake events of its stream before 3.5.8", run=False)
 def test_progress_never_overtakes_events(client, server, prefix):
-    """Progress at revision R promises that every event up to R was sent before it on this stream."""
+    """etcd 15220: progress at revision R promises that every event up to R was sent before it on this stream."""
     stop = threading.Event()
     written = []
 
@@ -445,6 +447,18 @@ def test_no_progress_for_a_watcher_of_the_future(client, watch, prefix):
     watch.silent(0.4)
 
 
+@pytest.mark.moonraft
+def test_etcd20221_no_notifications_for_a_watcher_of_the_future(client, watch, prefix):
+    """Nor one that asked for them, until its time has come."""
+    watch.open(prefix, start_revision=client.revision() + 2, progress_notify=True)
+    client.put(prefix, b"too early")
+    watch.silent(0.7)
+    revision = client.put(prefix, b"in time").header.revision
+    assert [e.kv.mod_revision for e in watch.events(1)] == [revision]
+    reply = watch.next()
+    assert (len(reply.events), reply.header.revision) == (0, revision)
+
+
 # -- Many watchers, slow readers
 
 
@@ -465,7 +479,7 @@ def test_many_watchers_on_one_stream(client, watch, prefix):
 
 
 def test_stalled_readers_hold_bounded_memory_and_lose_nothing(client, server, prefix):
-    """Ten streams stop reading while 16 MB are written past each; memory stays flat, others are served, then all
+    """etcd 17529: ten streams stop reading while 16 MB are written past each; memory stays flat, others are served, then all
     that was missed arrives in order."""
     value, count = b"v" * 16384, 1000
 

@@ -44,6 +44,7 @@ struct control {
     _Atomic int64_t countdown; /* so many matching calls still succeed */
     _Atomic uint64_t seen, failed;
     _Atomic int64_t clock_ms; /* added to the wall clock */
+    char place[64]; /* only files whose path has this in it fail or are slow; written before the mask */
 };
 
 struct record {
@@ -97,17 +98,28 @@ static int is_regular(int file) {
     return file > 2 && file != journal && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
 }
 
+/* Whether the faults are meant for this file. */
+static int is_meant(int file) {
+    char name[64], path[4096];
+    if (control->place[0] == 0) return 1;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(name, path, sizeof path - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return strstr(path, control->place) != NULL;
+}
+
 /* Whether this call has to fail; sets errno then. */
 static int fails(int kind, int file) {
     if (!control) return 0;
-    if (kind == SYNC) {
+    if (kind == SYNC && control->delay_ms > 0 && is_meant(file)) {
         int32_t delay = control->delay_ms;
         if (delay > 0 && is_regular(file)) {
             struct timespec pause = {delay / 1000, (long)(delay % 1000) * 1000000};
             while (nanosleep(&pause, &pause) != 0 && errno == EINTR) {}
         }
     }
-    if (!(control->mask & kind) || (file >= 0 && !is_regular(file))) return 0;
+    if (!(control->mask & kind) || (file >= 0 && !(is_regular(file) && is_meant(file)))) return 0;
     atomic_fetch_add(&control->seen, 1);
     if (atomic_fetch_sub(&control->countdown, 1) > 0) return 0;
     atomic_fetch_add(&control->failed, 1);

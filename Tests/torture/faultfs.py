@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 WRITE, SYNC, RENAME, RESIZE = 1, 2, 4, 8
-_LAYOUT = struct.Struct("<iiiiqQQq")
+_LAYOUT = struct.Struct("<iiiiqQQq64s")
 _built = None
 
 
@@ -35,16 +35,20 @@ class Control:
 
     def __init__(self, path):
         self.path, self.journal = Path(path), Path(str(path) + ".journal")
+        #: Without the journal, which costs time, power cannot be lost.
+        self.journals = True
         self.path.write_bytes(b"\0" * mmap.PAGESIZE)
         with open(self.path, "r+b") as file:
             self.memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
         self.clear()
 
     def environment(self):
-        return {"LD_PRELOAD": str(library()), "FAULTFS_CONTROL": str(self.path), "FAULTFS_JOURNAL": str(self.journal)}
+        shim = {"LD_PRELOAD": str(library()), "FAULTFS_CONTROL": str(self.path)}
+        return dict(shim, FAULTFS_JOURNAL=str(self.journal)) if self.journals else shim
 
-    def _set(self, mask=0, error=0, delay=0, lie=0, after=0, clock=0):
-        _LAYOUT.pack_into(self.memory, 0, mask, error, delay, lie, after, 0, 0, clock)
+    def _set(self, mask=0, error=0, delay=0, lie=0, after=0, clock=0, place=""):
+        _LAYOUT.pack_into(self.memory, 0, 0, error, delay, lie, after, 0, 0, clock, place.encode())
+        struct.pack_into("<i", self.memory, 0, mask)
 
     def clear(self):
         self._set()
@@ -54,9 +58,9 @@ class Control:
         for path in self.journal.parent.glob(self.journal.name + "*"):
             path.unlink()
 
-    def fail(self, mask, error=errno.EIO, after=0):
-        """From the `after`-th matching call on, calls of these kinds fail with `error`."""
-        self._set(mask=mask, error=error, after=after)
+    def fail(self, mask, error=errno.EIO, after=0, place=""):
+        """After `after` matching calls, calls of these kinds on files with `place` in their path fail with `error`."""
+        self._set(mask=mask, error=error, after=after, place=place)
 
     def slow(self, seconds):
         """Every fsync and fdatasync takes this much longer."""

@@ -1,5 +1,6 @@
 import CLMDB
 import CSupport
+import Glibc
 import Synchronization
 
 /// The bounds of a backend.
@@ -46,11 +47,13 @@ package final class Backend: Sendable {
     /// Opens the backend in a directory, which is made (mode 0700) when missing; a wider one is
     /// refused.
     ///
-    /// Throws `.unsupportedFormat` for a newer format, and for a file with content but no version.
+    /// Throws `.unsupportedFormat` for a newer format, and for a file with content but no version;
+    /// `.corrupt` for a file whose structure cannot be followed.
     package init(
         path: String, configuration: BackendConfiguration = BackendConfiguration()
     ) throws(BackendError) {
         try onBackendDisk { () throws(DiskError) in try PosixDisk().createDirectory(path) }
+        try Self.checkFile(path + "/data.mdb")
         environment = try BackendEnvironment(path: path, configuration: configuration)
         let transaction = try environment.begin(writing: true)
         do throws(BackendError) {
@@ -64,6 +67,28 @@ package final class Backend: Sendable {
         // LMDB does not sync its directory, without which a new data file may be gone after a
         // power failure while the log has already been cut on the strength of what it held.
         try onBackendDisk { () throws(DiskError) in try PosixDisk().synchronizeDirectory(path) }
+    }
+
+    /// LMDB maps the file and believes it: a page beyond the end would be a signal instead of an error.
+    /// Costs reading the branch pages, about one in a hundred.
+    private static func checkFile(_ path: String) throws(BackendError) {
+        let disk = PosixDisk()
+        let file: DiskFile
+        do throws(DiskError) {
+            file = try disk.open(path, .read)
+        } catch {
+            if error.reason == .system(ENOENT) { return }
+            throw .disk(error)
+        }
+        defer { try? disk.close(file) }
+        let size = try onBackendDisk { () throws(DiskError) in try disk.size(file) }
+        // LMDB takes an empty file for a new one, as a crash right after its creation leaves it.
+        if size == 0 { return }
+        do throws(BackendFileFault) {
+            try BackendFile(disk: disk, file: file, byteCount: size, isLive: true).checkStructure()
+        } catch {
+            throw .corrupt(path: path, detail: error.description)
+        }
     }
 
     package var path: String { environment.path }

@@ -37,6 +37,8 @@ package struct BackendFile {
     private static let dataVersion: UInt64 = 1
     private static let pageSizes = 512...65_536
     private static let metaBytes = 152
+    /// Free pages at the end that a file may lack: more than one transaction can leave unwritten.
+    private static let maxMissingPages: UInt64 = 1 << 20
 
     /// Where a tree begins and what it claims to hold.
     struct Database {
@@ -63,14 +65,19 @@ package struct BackendFile {
     package let pageBytes: Int
     /// Pages up to this one are in use or free.
     package let lastPage: UInt64
+    /// Whole pages in the file.
+    let filePages: UInt64
     let free: Database
     let main: Database
 
     /// Reads the meta pages.
     ///
-    /// - Parameter byteCount: length of the data; what the file holds beyond is not looked at.
+    /// - Parameters:
+    ///   - byteCount: length of the data; what the file holds beyond is not looked at.
+    ///   - isLive: the file of a backend and not a copy. It may end before its last page when pages
+    ///     there are free, and within a page when a write that nothing names was cut.
     package init(
-        disk: any Disk, file: DiskFile, byteCount: UInt64
+        disk: any Disk, file: DiskFile, byteCount: UInt64, isLive: Bool = false
     ) throws(BackendFileFault) {
         self.disk = disk
         self.file = file
@@ -80,7 +87,8 @@ package struct BackendFile {
             throw BackendFileFault("page 0", "page size \(size) is none that LMDB has")
         }
         pageBytes = size
-        guard byteCount % UInt64(size) == 0 else {
+        filePages = byteCount / UInt64(size)
+        guard isLive || byteCount % UInt64(size) == 0 else {
             throw BackendFileFault("file", "is cut short: it ends within a page, at byte \(byteCount)")
         }
         let second = try Self.read(
@@ -103,7 +111,7 @@ package struct BackendFile {
         free = Database(meta, at: 16 + 24)
         main = Database(meta, at: 16 + 72)
         lastPage = meta.u64(16 + 120)
-        guard lastPage >= 1, lastPage < byteCount / UInt64(size) else {
+        guard lastPage >= 1, isLive || lastPage < filePages else {
             throw BackendFileFault(
                 "file", "is cut short: \(byteCount) bytes, but the last page is page \(lastPage)")
         }
@@ -121,6 +129,20 @@ package struct BackendFile {
         let walker = BackendFileWalker(self)
         try walker.walkFree()
         try walker.walkMain(body)
+    }
+
+    /// Looks at everything by which LMDB finds pages: the free list, the buckets and their branch pages. What
+    /// these name is in the file afterwards; the records themselves are not read.
+    package func checkStructure() throws(BackendFileFault) {
+        // A walk notes each page in memory, so what the file claims is bounded by what it could be.
+        guard lastPage < filePages &+ Self.maxMissingPages else {
+            throw BackendFileFault(
+                "file", "is cut short: it holds \(filePages) pages, but the last page is page \(lastPage)")
+        }
+        let walker = BackendFileWalker(self)
+        try walker.walkFree()
+        try walker.checkEnd()
+        try walker.walkMain(skippingLeaves: true) { _, _, _ in }
     }
 
     /// Reads `count` pages from page `number` on, which the caller has checked to exist.

@@ -50,8 +50,22 @@ final class BackendFileWalker {
         }
     }
 
+    /// After `walkFree`: pages that the file lacks must be free.
+    func checkEnd() throws(BackendFileFault) {
+        var page = file.filePages
+        while page <= file.lastPage {
+            guard isVisited(page) else {
+                throw BackendFileFault(
+                    "file",
+                    "is cut short: it holds \(file.filePages) pages, but page \(page) is in use")
+            }
+            page += 1
+        }
+    }
+
     /// The database of names: each entry is a bucket.
     func walkMain(
+        skippingLeaves: Bool = false,
         _ body: (
             _ bucket: [UInt8], _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer
         ) throws(BackendFileFault) -> Void
@@ -72,7 +86,8 @@ final class BackendFileWalker {
             guard database.flags == 0 else {
                 throw BackendFileFault(label, "has flags \(database.flags)")
             }
-            try walk(Tree(database, name: label)) { key, flags, value throws(BackendFileFault) in
+            let tree = Tree(database, name: label, skipsLeaves: skippingLeaves)
+            try walk(tree) { key, flags, value throws(BackendFileFault) in
                 guard flags & Self.namedDatabase == 0 else {
                     throw BackendFileFault(label, "holds a bucket")
                 }
@@ -88,16 +103,22 @@ final class BackendFileWalker {
         let claimed: BackendFile.Database
         let name: String
         let hasIntegerKeys: Bool
+        /// Leaf pages are counted and not read.
+        let skipsLeaves: Bool
         var branchPages: UInt64 = 0
         var leafPages: UInt64 = 0
         var overflowPages: UInt64 = 0
         var entries: UInt64 = 0
         var lastKey: ArraySlice<UInt8>?
 
-        init(_ claimed: BackendFile.Database, name: String, hasIntegerKeys: Bool = false) {
+        init(
+            _ claimed: BackendFile.Database, name: String, hasIntegerKeys: Bool = false,
+            skipsLeaves: Bool = false
+        ) {
             self.claimed = claimed
             self.name = name
             self.hasIntegerKeys = hasIntegerKeys
+            self.skipsLeaves = skipsLeaves
         }
 
         func isAscending(_ first: ArraySlice<UInt8>, _ second: ArraySlice<UInt8>) -> Bool {
@@ -120,12 +141,14 @@ final class BackendFileWalker {
             }
             try walk(tree, page: claimed.root, level: 1, from: nil, below: nil, leaf)
         }
-        let pairs: [(String, UInt64, UInt64)] = [
-            ("entries", claimed.entries, tree.entries),
+        var pairs: [(String, UInt64, UInt64)] = [
             ("branch pages", claimed.branchPages, tree.branchPages),
             ("leaf pages", claimed.leafPages, tree.leafPages),
-            ("overflow pages", claimed.overflowPages, tree.overflowPages),
         ]
+        if !tree.skipsLeaves {
+            pairs.append(("entries", claimed.entries, tree.entries))
+            pairs.append(("overflow pages", claimed.overflowPages, tree.overflowPages))
+        }
         for (what, expected, found) in pairs where expected != found {
             throw BackendFileFault(tree.name, "should hold \(expected) \(what), holds \(found)")
         }
@@ -138,8 +161,12 @@ final class BackendFileWalker {
     ) throws(BackendFileFault) {
         let place = "page \(number) (\(tree.name))"
         try visit(number, from: tree.name)
-        let page = try file.read(number)
         let isLeaf = level == tree.claimed.depth
+        if isLeaf && tree.skipsLeaves {
+            tree.leafPages += 1
+            return
+        }
+        let page = try file.read(number)
         guard page.u64(0) == number, page.u16(10) == (isLeaf ? 2 : 1) else {
             throw BackendFileFault(place, "is not the \(isLeaf ? "leaf" : "branch") page \(number)")
         }
@@ -255,15 +282,16 @@ final class BackendFileWalker {
         }
     }
 
+    private func isVisited(_ page: UInt64) -> Bool { visited[Int(page / 64)] & 1 << (page % 64) != 0 }
+
     /// Notes that a page has its place.
     private func visit(_ page: UInt64, from place: String) throws(BackendFileFault) {
         guard page >= 2, page <= file.lastPage else {
             throw BackendFileFault(place, "names page \(page), which does not exist")
         }
-        let mask: UInt64 = 1 << (page % 64)
-        guard visited[Int(page / 64)] & mask == 0 else {
+        guard !isVisited(page) else {
             throw BackendFileFault("page \(page)", "has two places; the second is in \(place)")
         }
-        visited[Int(page / 64)] |= mask
+        visited[Int(page / 64)] |= 1 << (page % 64)
     }
 }
