@@ -127,6 +127,8 @@ package final class Replica {
             if peer == raft.leader { leaderFound(now: now) }
         case .unreachable(let peer):
             if !unreachable.contains(peer) { unreachable.append(peer) }
+            // It is no part of a working quorum for whoever changes the membership just now.
+            lastHeard.removeAll { $0.id == peer }
             raft.reportUnreachable(peer)
         case .persisted(let sequence): persisted(sequence)
         case .backendCommitted(let pending): backendCommitted(pending)

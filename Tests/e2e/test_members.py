@@ -324,18 +324,50 @@ def test_a_follower_that_was_away_catches_up(cluster, prefix):
 
 @pytest.mark.moonraft
 def test_a_follower_behind_the_log_is_sent_a_snapshot(cluster, prefix):
-    """The log keeps 100 entries behind the snapshots of every 500, so 1200 writes leave it behind."""
+    """The log keeps 100 entries behind the snapshots of every 500, so 1200 writes leave it behind.
+
+    Writes go on meanwhile, and watches are opened on the follower before it has what they ask for: the snapshot, and
+    what is applied right on top of it, must leave no gap in any of them.
+    """
     leader, (away, other) = leader_and_followers(cluster)
+    first = other.client.put(prefix + b"x").header.revision
     away.kill()
     futures = [other.client.future("KV.Put", key=prefix + b"%d" % (n % 60), value=b"%d" % n) for n in range(1200)]
     [f.result() for f in futures]
-    revision = other.client.delete(prefix + b"7").header.revision
+    stopping = threading.Event()
+
+    def write():
+        with Client(other.address) as client:
+            while not stopping.is_set():
+                client.put(prefix + b"go on")
+
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(4)]
+    [w.start() for w in writers]
     away.spawn()
-    eventually(lambda: away.status() and away.client.range(b"x", serializable=True).header.revision >= revision, 20)
-    assert len(away.client.prefix(prefix, serializable=True).kvs) == 59
+    streams = []
+    try:
+        eventually(lambda: away.status(), 20)
+        for back in (1100, 900, 600, 300, 100, 10):
+            stream = away.client.watch()
+            stream.create(prefix, prefix + b"\xff", start_revision=first + 1200 - back)
+            streams.append((first + 1200 - back, stream))
+        eventually(lambda: revision_of(away) > first + 1200, 20)
+        time.sleep(0.5)
+        stopping.set()
+        [w.join(10) for w in writers]
+        revision = other.client.delete(prefix + b"7").header.revision
+        for start, stream in streams:
+            seen = [e.kv.mod_revision for e in stream.events(revision - start + 1, timeout=30)]
+            assert seen == list(range(start, revision + 1))
+    finally:
+        stopping.set()
+        [stream.close() for _, stream in streams]
+    eventually(lambda: revision_of(away) >= revision, 20)
+    assert len(away.client.prefix(prefix, serializable=True).kvs) == 61
     hashes = {m.client.call("Maintenance.HashKV", revision=revision).hash for m in cluster.list()}
     assert len(hashes) == 1
-    # What it holds is complete history, too: a watch on it goes back behind the snapshot.
-    with away.client.watch() as stream:
-        stream.create(prefix, prefix + b"\xff", start_revision=revision - 500)
-        assert len(stream.events(501, timeout=10)) == 501
+
+
+def revision_of(member):
+    """The revision at which the member itself stands."""
+    return member.client.range(b"none", serializable=True).header.revision

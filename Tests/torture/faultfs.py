@@ -1,5 +1,6 @@
 """The driver's side of faultfs.c: builds it, steers what the disk of one member does, and undoes what a power failure loses."""
 
+import atexit
 import errno
 import mmap
 import os
@@ -23,7 +24,9 @@ def library():
         compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
         if compiler is None:
             return None
-        target = Path(tempfile.mkdtemp(prefix="faultfs-")) / "faultfs.so"
+        directory = tempfile.mkdtemp(prefix="faultfs-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        target = Path(directory) / "faultfs.so"
         subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", str(target),
                         str(HERE / "faultfs.c"), "-ldl", "-lpthread"], check=True)
         _built = target
