@@ -83,7 +83,7 @@ final class CopyThread: Sendable {
         let mailbox = mailbox
         let left = SharedCount(requests.count) { try? PosixDisk().remove(file) }
         do {
-            try backend.copy(toFile: file, compacting: false)
+            try backend.copy(toFile: file, compacting: false, durable: false)
             let metadata = try SnapshotFiles.metadata(of: try BackendImage(file: file))
             for request in requests {
                 var message = request.message

@@ -121,8 +121,13 @@ final class IncomingFile: @unchecked Sendable {
     private let path: String
     private var file: DiskFile?
     private var offset: UInt64 = 0
+    private var synchronized: UInt64 = 0
     private var checksum: UInt32 = 0
     private var failure: String?
+
+    /// What is written before it is synchronized. One sync of a whole large file at the end would keep
+    /// the disk from everybody else for seconds, the log of a neighbour among them.
+    private static let bytesPerSync: UInt64 = 8 << 20
 
     init(directory: String, metadata: SnapshotMetadata) {
         self.directory = directory
@@ -140,6 +145,10 @@ final class IncomingFile: @unchecked Sendable {
             try disk.write(file, at: offset, bytes)
             offset += UInt64(bytes.count)
             checksum = bytes.withUnsafeBytes { moonraft_crc32c(checksum, $0.baseAddress, $0.count) }
+            if offset - synchronized >= Self.bytesPerSync {
+                try disk.synchronize(file)
+                synchronized = offset
+            }
             return nil
         } catch {
             return fail("\(error)")

@@ -202,14 +202,21 @@ package final class Backend: Sendable {
             mdb_env_copyfd2(environment.pointer, descriptor, flags), "copy")
     }
 
-    /// Writes such a copy to a new file of mode 0600 and makes its content durable; the caller
-    /// synchronizes the directory. A directory with this file as `data.mdb` opens as a backend.
-    package func copy(toFile path: String, compacting: Bool) throws(BackendError) {
+    /// Writes such a copy to a new file of mode 0600. A directory with this file as `data.mdb` opens as
+    /// a backend.
+    ///
+    /// - Parameter durable: makes the content durable; the caller synchronizes the directory. A copy
+    ///   that is sent and removed need not reach the disk, and syncing it would hold up the log.
+    package func copy(
+        toFile path: String, compacting: Bool, durable: Bool = true
+    ) throws(BackendError) {
         let disk = PosixDisk()
         let file = try onBackendDisk { () throws(DiskError) in try disk.open(path, .createNew) }
         do throws(BackendError) {
             try copy(toDescriptor: file.descriptor, compacting: compacting)
-            try onBackendDisk { () throws(DiskError) in try disk.synchronize(file) }
+            if durable {
+                try onBackendDisk { () throws(DiskError) in try disk.synchronize(file) }
+            }
         } catch {
             try? disk.close(file)
             try? disk.remove(path)
