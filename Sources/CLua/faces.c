@@ -7,7 +7,8 @@
 
 const char *handle_kind_name(int32_t kind) {
     static const char *const names[MOONRAFT_HANDLES] = {
-        "", "secret", "file", "keys", "sink", "metric", "plugin_under_test", "req", "id", "rec", "cred", "peer", "op",
+        "", "secret", "file", "keys", "sink", "metric", "plugin_under_test", "records", "req", "id", "rec",
+        "cred", "peer", "op",
     };
     return kind > 0 && kind < MOONRAFT_HANDLES ? names[kind] : "";
 }

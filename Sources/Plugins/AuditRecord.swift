@@ -1,3 +1,7 @@
+// Audit records: what they hold, and how they travel from a loop to the plugin thread and back for the next request.
+
+import Synchronization
+
 /// One stage of one request, as the `audit` hooks see it (docs/plugin-api.md 5.5).
 ///
 /// It never holds a password, a token or the body of a user_admin call: the caller does not put them in.
@@ -40,22 +44,106 @@ package struct AuditRecord: Sendable {
         self.request = request
         self.identity = identity
     }
+
+    /// Makes it the record of another request, the one that `request` is by now; nothing else stays but memory.
+    package mutating func restart(
+        id: String, clusterID: UInt64, memberID: UInt64, identity: PluginIdentity
+    ) {
+        var kept: [DecisionRecord] = []
+        swap(&kept, &decisions)
+        kept.removeAll(keepingCapacity: true)
+        var request = PluginRequest(rpc: request.rpc)
+        swap(&request, &self.request)
+        self = AuditRecord(
+            stage: .decided, id: id, microseconds: 0, clusterID: clusterID, memberID: memberID, request: request,
+            identity: identity)
+        decisions = kept
+    }
 }
 
 /// A record on its way, passed on by one reference where the record itself is hundreds of bytes and a dozen references.
 ///
-/// `@unchecked Sendable`: written by the loop that made it until it is queued, and only read from then on.
+/// `@unchecked Sendable`: written by the loop that made it until it is queued, only read from then on, and given back
+/// by its last reader.
 package final class AuditEntry: @unchecked Sendable {
     package var record: AuditRecord
+    /// Bytes that it holds on to, roughly, as of the last ``measure()``.
+    package private(set) var bytes = 0
+    fileprivate let home: AuditEntryPool?
 
-    package init(_ record: consuming AuditRecord) { self.record = record }
+    package convenience init(_ record: consuming AuditRecord) {
+        self.init(record, home: nil)
+        measure()
+    }
 
-    /// Bytes that it holds on to, roughly.
-    package var bytes: Int {
-        record.request.ops.withUnsafeBufferPointer { ops in
+    fileprivate init(_ record: consuming AuditRecord, home: AuditEntryPool?) {
+        self.record = record
+        self.home = home
+    }
+
+    /// Takes the size of the request, which does not change any more.
+    package func measure() {
+        bytes = record.request.ops.withUnsafeBufferPointer { ops in
             var bytes = 512
             for i in ops.indices { bytes += ops[i].key.count + ops[i].rangeEnd.count + ops[i].value.count }
             return bytes
+        }
+    }
+
+    /// The record is written, and nobody but the caller knows the entry any more.
+    package func giveBack() { home?.give(self) }
+}
+
+/// Entries of one loop to be used again: what a record is made of is some ten blocks of memory, which are dear when one
+/// thread allocates and another frees them.
+///
+/// Bound: ``capacity`` entries wait on either side, each of at most ``keptBytes``; others are freed.
+/// `@unchecked Sendable`: `ready` is the loop's, the rest is locked.
+package final class AuditEntryPool: @unchecked Sendable {
+    package static let capacity = 512
+    package static let keptBytes = 4096
+
+    private var ready: [AuditEntry] = []
+    private struct Returned {
+        var entries: [AuditEntry] = []
+        var isClosed = false
+    }
+
+    /// What other threads gave back.
+    private let returned = Mutex(Returned())
+
+    package init() {}
+
+    /// An entry whose record is of no particular request. On the loop only.
+    package func take() -> AuditEntry {
+        if ready.isEmpty {
+            returned.withLock { state in
+                if !state.isClosed { swap(&ready, &state.entries) }
+            }
+        }
+        if let entry = ready.popLast() { return entry }
+        return AuditEntry(
+            AuditRecord(
+                stage: .decided, id: "", microseconds: 0, clusterID: 0, memberID: 0, request: PluginRequest(rpc: .range),
+                identity: Self.nobody),
+            home: self)
+    }
+
+    private static let nobody = PluginIdentity()
+
+    fileprivate func give(_ entry: AuditEntry) {
+        guard entry.bytes <= Self.keptBytes else { return }
+        returned.withLock { state in
+            if !state.isClosed && state.entries.count < Self.capacity { state.entries.append(entry) }
+        }
+    }
+
+    /// Frees what waits: entries refer to their pool, so one that is not closed is never freed.
+    package func close() {
+        ready.removeAll()
+        returned.withLock { state in
+            state.entries.removeAll()
+            state.isClosed = true
         }
     }
 }

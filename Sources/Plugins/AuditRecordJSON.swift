@@ -25,6 +25,8 @@ package final class AuditRecordJSON {
     /// `"extra":{…}` with its comma, or nothing: the same for all records.
     private let extra: [UInt8]
     private let out = TextBuffer()
+    private var time = Timestamp.Writer()
+    private var node: (cluster: UInt64, member: UInt64, text: [UInt8]) = (0, 0, [])
     /// Memory kept for the next record.
     private static let keptBytes = 64 << 10
 
@@ -40,12 +42,8 @@ package final class AuditRecordJSON {
         out.add("{\"id\":")
         out.add(json: entry.record.id)
         out.add(entry.record.stage == .decided ? ",\"stage\":\"decided\",\"time\":\"" : ",\"stage\":\"completed\",\"time\":\"")
-        Timestamp.append(microseconds: entry.record.microseconds, to: out)
-        out.add("\",\"cluster\":\"")
-        out.add(hexadecimal: entry.record.clusterID)
-        out.add("\",\"member\":\"")
-        out.add(hexadecimal: entry.record.memberID)
-        out.add("\"")
+        time.append(microseconds: entry.record.microseconds, to: out)
+        addNode(entry)
         add(entry.record.identity)
         out.add(",\"rpc\":\"")
         out.add(entry.record.request.rpc.name)
@@ -63,6 +61,22 @@ package final class AuditRecordJSON {
         out.add(extra)
         out.add("}")
         return out.bytes()
+    }
+
+    /// The ids of cluster and member, the same in nearly all records.
+    private func addNode(_ entry: AuditEntry) {
+        if node.text.isEmpty || node.cluster != entry.record.clusterID || node.member != entry.record.memberID {
+            node = (entry.record.clusterID, entry.record.memberID, [])
+            let start = out.count
+            out.add("\",\"cluster\":\"")
+            out.add(hexadecimal: node.cluster)
+            out.add("\",\"member\":\"")
+            out.add(hexadecimal: node.member)
+            out.add("\"")
+            node.text = Array(out.bytes(from: start))
+        } else {
+            out.add(node.text)
+        }
     }
 
     private func add(_ identity: PluginIdentity) {
@@ -99,33 +113,38 @@ package final class AuditRecordJSON {
 
     private func add(_ ops: [PluginOp]) {
         out.add(",\"ops\":[")
-        for i in ops.indices {
-            out.add(i > 0 ? ",{\"kind\":\"" : "{\"kind\":\"")
-            add(ops[i])
+        ops.withUnsafeBufferPointer { ops in
+            guard let first = ops.baseAddress else { return }
+            for i in ops.indices {
+                out.add(i > 0 ? ",{\"kind\":\"" : "{\"kind\":\"")
+                add(first + i)
+            }
         }
         out.add("]")
     }
 
-    private func add(_ op: PluginOp) {
-        out.add(Self.kindName(op.kind))
+    /// Takes the op where it lies: a copy would count references to each of its parts.
+    private func add(_ op: UnsafePointer<PluginOp>) {
+        out.add(Self.kindName(op.pointee.kind))
         out.add("\"")
-        optional(",\"path\":", op.path)
-        let hashed = options.hashedPrefixes.contains { KeyMatch.hasPrefix(op.key, $0) }
-        bytes(",\"key\":", ",\"key_b64\":", hashed ? ",\"key_hash\":" : nil, op.key)
-        if !op.rangeEnd.isEmpty {
-            bytes(",\"range_end\":", ",\"range_end_b64\":", hashed ? ",\"range_end_hash\":" : nil, op.rangeEnd)
+        optional(",\"path\":", op.pointee.path)
+        let hashed = !options.hashedPrefixes.isEmpty
+            && options.hashedPrefixes.contains { KeyMatch.hasPrefix(op.pointee.key, $0) }
+        bytes(",\"key\":", ",\"key_b64\":", hashed ? ",\"key_hash\":" : nil, op.pointee.key)
+        if !op.pointee.rangeEnd.isEmpty {
+            bytes(",\"range_end\":", ",\"range_end_b64\":", hashed ? ",\"range_end_hash\":" : nil, op.pointee.rangeEnd)
         }
-        if op.hasValue {
+        if op.pointee.hasValue {
             out.add(",\"value_size\":")
-            out.add(decimal: Int64(op.value.count))
+            out.add(decimal: Int64(op.pointee.value.count))
             if options.level == .keysAndHash || options.level == .full {
                 out.add(",\"value_hash\":\"")
-                hash(op.value)
+                hash(op.pointee.value)
                 out.add("\"")
             }
-            if options.level == .full { bytes(",\"value\":", ",\"value_b64\":", nil, op.value) }
+            if options.level == .full { bytes(",\"value\":", ",\"value_b64\":", nil, op.pointee.value) }
         }
-        number(",\"lease\":", op.lease)
+        number(",\"lease\":", op.pointee.lease)
         out.add("}")
     }
 

@@ -73,6 +73,27 @@ package final class EventsPlugins {
         let vm: PluginVM
         /// A record that it does not take refuses the request.
         let isRequired: Bool
+        /// Stages and calls it is bound to, and whether more must be looked at.
+        let decided: Bool
+        let completed: Bool
+        let rpcs: RPCSet
+        let looksAtRequests: Bool
+
+        init(_ plugin: LoadedPlugin, _ vm: PluginVM) {
+            self.plugin = plugin
+            self.vm = vm
+            isRequired = plugin.needsRecord
+            decided = plugin.match.stages?.contains(.decided) ?? true
+            completed = plugin.match.stages?.contains(.completed) ?? true
+            rpcs = plugin.auditRPCs
+            looksAtRequests = plugin.looksAtRequests
+        }
+
+        func wants(_ entry: AuditEntry) -> Bool {
+            guard entry.record.stage == .decided ? decided : completed, rpcs.contains(entry.record.request.rpc)
+            else { return false }
+            return !looksAtRequests || plugin.matches(entry.record.request.ops, entry.record.identity)
+        }
     }
 
     /// Builds the VMs, which opens their sinks. Before replacing an ``EventsPlugins`` by one of a new set, call
@@ -100,12 +121,7 @@ package final class EventsPlugins {
         }
         self.vms = vms
         auditors = set.chain(.audit).compactMap { index in
-            let plugin = set.plugins[index]
-            return vms[index].map {
-                Auditor(
-                    plugin: plugin, vm: $0,
-                    isRequired: plugin.mode == .enforce && plugin.failurePolicy(.audit) == .closed)
-            }
+            vms[index].map { Auditor(set.plugins[index], $0) }
         }
     }
 
@@ -122,22 +138,23 @@ package final class EventsPlugins {
     /// Runs the `audit` hooks on a batch and flushes sinks once at its end. Outcomes are in the order of `records`.
     package func audit(_ records: [AuditEntry]) -> [AuditOutcome] {
         var outcomes = [AuditOutcome](repeating: .written, count: records.count)
-        for (i, entry) in records.enumerated() {
+        for i in records.indices {
+            let entry = records[i]
             var isShown = false
-            for auditor in auditors {
-                guard auditor.plugin.wantsAudit(entry.record.stage, entry.record.request, entry.record.identity)
-                else { continue }
+            for a in auditors.indices where auditors[a].wants(entry) {
                 // All hooks see the record through the same view: none of them can change it.
                 if !isShown {
                     show(entry)
                     isShown = true
                 }
-                if let problem = auditOne(auditor.plugin, auditor.vm), auditor.isRequired {
-                    outcomes[i] = .failed(text: "plugin \(auditor.plugin.id): \(problem)")
+                if let problem = auditOne(auditors[a].plugin, auditors[a].vm), auditors[a].isRequired {
+                    outcomes[i] = .failed(text: "plugin \(auditors[a].plugin.id): \(problem)")
                 }
             }
         }
+        // Entries are used again once they are written: nothing here may hold on to their memory.
         scope.record = nil
+        scope.request = PluginRequest(rpc: .range)
         for auditor in auditors {
             do {
                 try auditor.vm.flushSinks()
@@ -145,10 +162,7 @@ package final class EventsPlugins {
                 auditor.plugin.log(.error, "audit sink failed", [("error", error.message)])
                 guard auditor.isRequired else { continue }
                 let text = "plugin \(auditor.plugin.id): the audit record cannot be written"
-                for (i, entry) in records.enumerated()
-                where auditor.plugin.wantsAudit(entry.record.stage, entry.record.request, entry.record.identity) {
-                    outcomes[i] = .failed(text: text)
-                }
+                for (i, entry) in records.enumerated() where auditor.wants(entry) { outcomes[i] = .failed(text: text) }
             }
         }
         return outcomes

@@ -68,17 +68,25 @@ final class HookScope {
     func showOps() {
         moonraft_view_clear_ops(view)
         request.ops.withUnsafeBufferPointer { ops in
-            for i in ops.indices { show(ops[i]) }
+            guard let first = ops.baseAddress else { return }
+            for i in ops.indices { show(first + i) }
         }
-        if let first = request.ops.first, first.kind == .range { set(MOONRAFT_INT_REVISION, first.revision) }
+        if !request.ops.isEmpty && request.ops[0].kind == .range {
+            set(MOONRAFT_INT_REVISION, request.ops[0].revision)
+        }
     }
 
-    private func show(_ op: PluginOp) {
+    /// Takes the op where it lies: a copy would count references to each of its parts.
+    private func show(_ op: UnsafePointer<PluginOp>) {
         var header = Self.header(op)
-        var path = op.path
-        path.withUTF8 { path in
-            op.key.withUnsafeBufferPointer { key in
-                op.rangeEnd.withUnsafeBufferPointer { end in
+        op.pointee.key.withUnsafeBufferPointer { key in
+            op.pointee.rangeEnd.withUnsafeBufferPointer { end in
+                if op.pointee.path.isEmpty {
+                    return moonraft_view_add_op(
+                        view, &header, nil, 0, key.baseAddress, key.count, end.baseAddress, end.count)
+                }
+                var path = op.pointee.path
+                path.withUTF8 { path in
                     moonraft_view_add_op(
                         view, &header, path.baseAddress, path.count, key.baseAddress, key.count, end.baseAddress, end.count)
                 }
@@ -89,7 +97,7 @@ final class HookScope {
     /// Shows one changed op.
     func updateOp(_ index: Int) {
         let op = request.ops[index]
-        var header = Self.header(op)
+        var header = withUnsafePointer(to: op) { Self.header($0) }
         op.key.withUnsafeBufferPointer { key in
             op.rangeEnd.withUnsafeBufferPointer { end in
                 moonraft_view_update_op(
@@ -98,18 +106,21 @@ final class HookScope {
         }
     }
 
-    private static func header(_ op: PluginOp) -> moonraft_op {
+    private static func header(_ op: UnsafePointer<PluginOp>) -> moonraft_op {
+        let kind = op.pointee.kind
+        let target = op.pointee.target
         var flags = 0
-        if op.previousKV { flags |= MOONRAFT_FLAG_PREV_KV }
-        if op.ignoreValue { flags |= MOONRAFT_FLAG_IGNORE_VALUE }
-        if op.ignoreLease { flags |= MOONRAFT_FLAG_IGNORE_LEASE }
-        if op.keysOnly { flags |= MOONRAFT_FLAG_KEYS_ONLY }
-        if op.countOnly { flags |= MOONRAFT_FLAG_COUNT_ONLY }
-        if op.serializable { flags |= MOONRAFT_FLAG_SERIALIZABLE }
-        if op.hasValue { flags |= MOONRAFT_FLAG_HAS_VALUE }
+        if op.pointee.previousKV { flags |= MOONRAFT_FLAG_PREV_KV }
+        if op.pointee.ignoreValue { flags |= MOONRAFT_FLAG_IGNORE_VALUE }
+        if op.pointee.ignoreLease { flags |= MOONRAFT_FLAG_IGNORE_LEASE }
+        if op.pointee.keysOnly { flags |= MOONRAFT_FLAG_KEYS_ONLY }
+        if op.pointee.countOnly { flags |= MOONRAFT_FLAG_COUNT_ONLY }
+        if op.pointee.serializable { flags |= MOONRAFT_FLAG_SERIALIZABLE }
+        if kind == .put || (kind == .compare && target == .value) { flags |= MOONRAFT_FLAG_HAS_VALUE }
         return moonraft_op(
-            kind: op.kind.rawValue, target: op.target.rawValue, result: op.result.rawValue, flags: UInt8(flags),
-            value_size: UInt64(op.value.count), lease: op.lease, limit: op.limit, revision: op.revision, number: op.number)
+            kind: kind.rawValue, target: target.rawValue, result: op.pointee.result.rawValue, flags: UInt8(flags),
+            value_size: UInt64(op.pointee.value.count), lease: op.pointee.lease, limit: op.pointee.limit,
+            revision: op.pointee.revision, number: op.pointee.number)
     }
 
     func setText(_ field: Int, _ text: String) {

@@ -10,16 +10,16 @@ enum HostFunction: Int32, CaseIterable {
     case globMatch, prefixOf
     case timeNow, timeMonotonic, timeRFC3339, timeParse
     case storeGet, storeSet, storeDelete, storeIncrement
-    case metricIncrement, metricSet, metricObserve
+    case metricIncrement, metricSet, metricObserve, metricFromRecords
     case kvGet, kvRange, kvCount, kvStats, kvRevision
     case jwtKeys, jwtVerify, bcryptVerify
-    case sinkOpen, sinkWrite
+    case sinkOpen, sinkWrite, sinkRecords, recordsWrite
     case secretEquals, secretLength, secretVerifyBcrypt, secretVerifySHA256, secretSHA256
     case filePath, fileRead
     case requestWarn, requestAnnotate
     case opSetValue, opSetLease, opSetKey, opSetRangeEnd, opSetLimit
     case credentialMetadata
-    case recordDecisions, recordJSON
+    case recordDecisions, recordJSON, recordCount
     // Only in the driver VM of a test file.
     case test, testCall
 
@@ -154,6 +154,10 @@ enum HostFunction: Int32, CaseIterable {
             Definition(
                 ":metric", "observe", .running, [.init("value", "number"), .init("...", "string")], needs: .metrics,
                 "Adds an observation to a histogram.")
+        case .metricFromRecords:
+            Definition(
+                ":metric", "from_records", [.initialize], [.init("rule", "moonraft.metric_rule")], needs: .metrics,
+                "Makes rec:count() feed this counter or histogram.")
         case .kvGet:
             Definition(
                 "kv", "get", .reading, [.init("key", "string")], returns: ["moonraft.kv?"], needs: .kvRead,
@@ -194,6 +198,14 @@ enum HostFunction: Int32, CaseIterable {
             Definition(
                 ":sink", "write", [.audit, .onEvent], [.init("line", "string")], returns: ["boolean", "string?"],
                 needs: .fileAppend, "Appends a line; true, or false and the reason.")
+        case .sinkRecords:
+            Definition(
+                ":sink", "records", [.initialize], [.init("options", "moonraft.record_options")],
+                returns: ["moonraft.records"], needs: .fileAppend, "A writer of records in one form to this sink.")
+        case .recordsWrite:
+            Definition(
+                ":records", "write", [.audit], [.init("rec", "moonraft.rec")], returns: ["boolean", "string?"],
+                needs: .fileAppend, "Appends the record as one line of JSON; true, or false and the reason.")
         case .secretEquals:
             Definition(
                 ":secret", "equals", .everything, [.init("other", "string|moonraft.secret")], returns: ["boolean"],
@@ -237,6 +249,10 @@ enum HostFunction: Int32, CaseIterable {
             Definition(
                 ":rec", "json", [.audit], [.init("options", "moonraft.record_options")], returns: ["string"],
                 "The record as one line of JSON.")
+        case .recordCount:
+            Definition(
+                ":rec", "count", [.audit], [], needs: .metrics,
+                "Counts the record in every metric that follows records.")
         case .test:
             Definition(
                 "", "test", .test, [.init("name", "string"), .init("fn", "fun(t: moonraft.test)")], native: true, driver: true,

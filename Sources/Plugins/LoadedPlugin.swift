@@ -285,6 +285,15 @@ enum KeyMatch {
         return rangeEnd == [0] || prefix.lexicographicallyPrecedes(rangeEnd)
     }
 
+    /// Whether every key of the range lies below the prefix, as `range_within` in CLua.
+    static func within(_ key: [UInt8], _ rangeEnd: [UInt8], _ prefix: [UInt8]) -> Bool {
+        guard hasPrefix(key, prefix) else { return false }
+        if rangeEnd.isEmpty || prefix.isEmpty { return true }
+        if rangeEnd == [0] { return prefix.allSatisfy { $0 == 0xFF } }
+        let bound = PluginVM.successor(prefix)
+        return bound == [0] || !bound.lexicographicallyPrecedes(rangeEnd)
+    }
+
     static func hasPrefix(_ key: [UInt8], _ prefix: [UInt8]) -> Bool {
         guard key.count >= prefix.count else { return false }
         return key.withUnsafeBytes { key in

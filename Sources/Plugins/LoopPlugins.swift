@@ -69,13 +69,18 @@ package final class LoopPlugins {
         if !records.isEmpty { records.removeAll(keepingCapacity: true) }
     }
 
+    /// Hands over the records; `memory` is used for those of the next request.
+    package func takeRecords(_ memory: inout [DecisionRecord]) {
+        swap(&records, &memory)
+        records.removeAll(keepingCapacity: true)
+    }
+
     // MARK: - Chains
 
     /// Runs the `authz` hooks. A denial is PermissionDenied with etcd's text; the plugin's is in ``records``.
     package func authorize(_ request: PluginRequest, _ identity: PluginIdentity) -> Decision {
         guard set.selects(request.rpc).contains(.authz) else { return .allow }
-        scope.request = request
-        return run(.authz, identity)
+        return run(.authz, request, identity)
     }
 
     /// Runs the `admit_mutate` hooks, which may change the ops in place. When `changed` is true the caller checks
@@ -84,9 +89,8 @@ package final class LoopPlugins {
         _ request: inout PluginRequest, _ identity: PluginIdentity
     ) -> (decision: Decision, changed: Bool) {
         guard set.selects(request.rpc).contains(.admitMutate) else { return (.allow, false) }
-        scope.request = request
         scope.isChanged = false
-        let decision = run(.admitMutate, identity)
+        let decision = run(.admitMutate, request, identity)
         guard scope.isChanged, decision.isAllowed else { return (decision, false) }
         request.ops = scope.request.ops
         return (decision, true)
@@ -95,17 +99,20 @@ package final class LoopPlugins {
     /// Runs the `admit_validate` hooks on the final ops.
     package func validate(_ request: PluginRequest, _ identity: PluginIdentity) -> Decision {
         guard set.selects(request.rpc).contains(.admitValidate) else { return .allow }
-        scope.request = request
-        return run(.admitValidate, identity)
+        return run(.admitValidate, request, identity)
     }
 
-    private func run(_ hook: PluginHook, _ identity: PluginIdentity) -> Decision {
+    private func run(_ hook: PluginHook, _ request: PluginRequest, _ identity: PluginIdentity) -> Decision {
         var warnings: [String] = []
         var isShown = false
-        let rpc = scope.request.rpc
         for link in links[Int(hook.rawValue - PluginHook.authn.rawValue)] {
-            guard link.rpcs.contains(rpc), link.plugin.matches(scope.request.ops, identity) else { continue }
+            // What an earlier plugin changed decides whether a later one is asked.
+            guard link.rpcs.contains(request.rpc),
+                !link.plugin.looksAtRequests
+                    || link.plugin.matches(isShown ? scope.request.ops : request.ops, identity)
+            else { continue }
             if !isShown {
+                scope.request = request
                 scope.show(identity)
                 isShown = true
             }

@@ -81,19 +81,35 @@ package final class MetricRegistry: Sendable {
 
     /// Changes one series; `key` is its labels as described at `Series`.
     func update(_ metric: Int, _ update: Update, _ value: Double, key: [UInt8]) {
+        state.withLock { state in change(&state, metric, slot(metric, key, &state), update, value) }
+    }
+
+    /// The same for a series whose place is known from ``place(_:key:)``.
+    func update(_ metric: Int, _ update: Update, _ value: Double, at place: Int) {
+        state.withLock { state in change(&state, metric, place, update, value) }
+    }
+
+    /// Where a series is, which stays so: series are only ever added. Nil when the bound leaves no room for it; an
+    /// update by its key then counts in the overflow series.
+    func place(_ metric: Int, key: [UInt8]) -> Int? {
         state.withLock { state in
-            let slot = slot(metric, key, &state)
-            switch update {
-            case .add: state.metrics[metric].series[slot].value += value
-            case .set: state.metrics[metric].series[slot].value = value
-            case .observe:
-                let buckets = declarations[metric].buckets
-                var bucket = 0
-                while bucket < buckets.count && !(value <= buckets[bucket]) { bucket += 1 }
-                state.metrics[metric].series[slot].counts[bucket] &+= 1
-                state.metrics[metric].series[slot].count &+= 1
-                state.metrics[metric].series[slot].value += value
-            }
+            let isKnown = state.metrics[metric].index[key] != nil
+            guard isKnown || state.metrics[metric].series.count < declarations[metric].maximumSeries else { return nil }
+            return slot(metric, key, &state)
+        }
+    }
+
+    private func change(_ state: inout State, _ metric: Int, _ slot: Int, _ update: Update, _ value: Double) {
+        switch update {
+        case .add: state.metrics[metric].series[slot].value += value
+        case .set: state.metrics[metric].series[slot].value = value
+        case .observe:
+            let buckets = declarations[metric].buckets
+            var bucket = 0
+            while bucket < buckets.count && !(value <= buckets[bucket]) { bucket += 1 }
+            state.metrics[metric].series[slot].counts[bucket] &+= 1
+            state.metrics[metric].series[slot].count &+= 1
+            state.metrics[metric].series[slot].value += value
         }
     }
 

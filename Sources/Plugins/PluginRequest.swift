@@ -37,6 +37,19 @@ package struct PluginOp: Sendable, Equatable {
         self.value = value
     }
 
+    /// Makes it another operation of one key; nothing stays of the one before but memory.
+    package mutating func become(_ kind: Kind, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) {
+        var keyMemory: [UInt8] = []
+        var valueMemory: [UInt8] = []
+        swap(&keyMemory, &self.key)
+        swap(&valueMemory, &self.value)
+        keyMemory.removeAll(keepingCapacity: true)
+        valueMemory.removeAll(keepingCapacity: true)
+        keyMemory.append(contentsOf: key)
+        valueMemory.append(contentsOf: value)
+        self = PluginOp(kind: kind, key: keyMemory, value: valueMemory)
+    }
+
     package var isWrite: Bool { kind == .put || kind == .deleteRange }
     var hasValue: Bool { kind == .put || (kind == .compare && target == .value) }
 }
@@ -58,6 +71,14 @@ package struct PluginRequest: Sendable, Equatable {
     package init(rpc: RPCKind, ops: [PluginOp] = []) {
         self.rpc = rpc
         self.ops = ops
+    }
+
+    /// Makes it another request of as many operations, which the caller fills anew.
+    package mutating func become(_ rpc: RPCKind) {
+        var memory: [PluginOp] = []
+        swap(&memory, &ops)
+        self = PluginRequest(rpc: rpc)
+        ops = memory
     }
 
     package var isWrite: Bool { rpc.changesState || (rpc == .txn && ops.contains { $0.isWrite }) }

@@ -14,6 +14,9 @@ package final class PluginSet: Sendable {
     /// By call: the prefixes of the plugins bound to it, with their hooks; hooks bound to every key are in `always`.
     private let matchers: [Matcher]
 
+    /// By call: what ``auditNeeds(_:_:)`` answers for every request; nil where it depends on the request.
+    private let fixedNeeds: [(decided: AuditNeed, completed: AuditNeed)?]
+
     private struct Matcher: Sendable {
         var always = HookSet()
         var prefixes: [(prefix: [UInt8], hooks: HookSet)] = []
@@ -26,6 +29,7 @@ package final class PluginSet: Sendable {
         chains = PluginHook.allCases.map { _ in [] }
         hooksByRPC = RPCKind.allCases.map { _ in [] }
         matchers = RPCKind.allCases.map { _ in Matcher() }
+        fixedNeeds = RPCKind.allCases.map { _ in (.none, .none) }
     }
 
     /// Loads and checks every binding: package, manifest, digest, configuration, syntax, declared hooks, `init`.
@@ -82,6 +86,16 @@ package final class PluginSet: Sendable {
             plugins.indices.filter { plugins[$0].hooks.contains(hook) }.sorted {
                 (plugins[$0].order, $0) < (plugins[$1].order, $1)
             }
+        }
+        fixedNeeds = RPCKind.allCases.map { rpc in
+            let auditors = plugins.filter { $0.hooks.contains(.audit) && $0.auditRPCs.contains(rpc) }
+            if auditors.contains(where: \.looksAtRequests) { return nil }
+            func need(_ stage: AuditRecord.Stage) -> AuditNeed {
+                let asked = auditors.filter { $0.match.stages?.contains(stage) ?? true }
+                if asked.contains(where: \.needsRecord) { return .required }
+                return asked.isEmpty ? .none : .bestEffort
+            }
+            return (need(.decided), need(.completed))
         }
         var hooksByRPC: [HookSet] = []
         var matchers: [Matcher] = []
@@ -155,13 +169,21 @@ package final class PluginSet: Sendable {
     /// Whether a record of this stage is wanted, and whether the request must wait for it.
     package enum AuditNeed: Sendable { case none, bestEffort, required }
 
+    /// The needs of both stages. Where no audit hook of the call looks at keys or callers, they were found beforehand.
+    package func auditNeeds(
+        _ request: PluginRequest, _ identity: PluginIdentity
+    ) -> (decided: AuditNeed, completed: AuditNeed) {
+        if let known = fixedNeeds[Int(request.rpc.rawValue)] { return known }
+        return (auditNeed(.decided, request, identity), auditNeed(.completed, request, identity))
+    }
+
     package func auditNeed(_ stage: AuditRecord.Stage, _ request: PluginRequest, _ identity: PluginIdentity) -> AuditNeed {
         guard selects(request.rpc).contains(.audit) else { return .none }
         var need = AuditNeed.none
         for index in chain(.audit) {
             let plugin = plugins[index]
             guard plugin.wantsAudit(stage, request, identity) else { continue }
-            if plugin.mode == .enforce && plugin.failurePolicy(.audit) == .closed { return .required }
+            if plugin.needsRecord { return .required }
             need = .bestEffort
         }
         return need
@@ -189,6 +211,12 @@ package final class PluginSet: Sendable {
 }
 
 extension LoadedPlugin {
+    /// Whether a record that this plugin does not take refuses the request.
+    var needsRecord: Bool { mode == .enforce && failurePolicy(.audit) == .closed }
+
+    /// Whether the binding is for some keys or callers only.
+    var looksAtRequests: Bool { !prefixes.isEmpty || match.users != nil || match.roles != nil }
+
     func wantsAudit(_ stage: AuditRecord.Stage, _ request: PluginRequest, _ identity: PluginIdentity) -> Bool {
         if let stages = match.stages, !stages.contains(stage) { return false }
         return auditRPCs.contains(request.rpc) && matches(request.ops, identity)

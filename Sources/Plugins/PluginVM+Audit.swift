@@ -8,6 +8,7 @@ import CLua
 extension PluginVM {
     private static let maximumSinks = 8
     private static let maximumLineBytes = 1 << 20
+    private static let maximumForms = 64
 
     func sinkOpen(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         guard sinks.count < Self.maximumSinks else { throw HostError("more than \(Self.maximumSinks) sinks") }
@@ -89,21 +90,31 @@ extension PluginVM {
         }
     }
 
-    func sinkWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+    private func sink(_ a: HostArguments) throws(HostError) -> Int {
         let number = try a.handle(0, MOONRAFT_HANDLE_SINK, "self")
         guard sinks.indices.contains(number - 1) else { throw HostError("no such sink") }
+        return number - 1
+    }
+
+    func sinkWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        let number = try sink(a)
         let line = try a.bytes(1, "line")
-        guard line.count <= Self.maximumLineBytes else { throw HostError("the line is larger than 1 MiB") }
         guard line.baseAddress.map({ memchr($0, 0x0A, line.count) == nil }) ?? true else { throw HostError("the line has a newline inside") }
+        try append(line, to: number, vm)
+    }
+
+    /// Appends a line without a newline inside.
+    private func append(_ line: UnsafeRawBufferPointer, to number: Int, _ vm: OpaquePointer) throws(HostError) {
+        guard line.count <= Self.maximumLineBytes else { throw HostError("the line is larger than 1 MiB") }
         moonraft_vm_charge(vm, UInt64(line.count / 64 + 20))
-        guard let sink = sinks[number - 1].sink else {
+        guard let sink = sinks[number].sink else {
             moonraft_vm_return_boolean(vm, 0)
             returnText(vm, "the sink is not open here")
             return
         }
         do {
             try sink.write(line, now: plugin.environment.clock.now())
-            dirtySinks.insert(number - 1)
+            dirtySinks |= 1 << UInt64(number)
             moonraft_vm_return_boolean(vm, 1)
         } catch {
             plugin.shared.sinkFailed()
@@ -119,7 +130,7 @@ extension PluginVM {
     func flushSinks() throws(SinkError) {
         var first = lostLines
         lostLines = nil
-        for index in dirtySinks.sorted() {
+        for index in sinks.indices where dirtySinks & 1 << UInt64(index) != 0 {
             do {
                 try sinks[index].sink?.flush(now: plugin.environment.clock.now())
             } catch {
@@ -127,7 +138,7 @@ extension PluginVM {
                 first = first ?? error
             }
         }
-        if !dirtySinks.isEmpty { dirtySinks.removeAll(keepingCapacity: true) }
+        dirtySinks = 0
         if let first { throw first }
     }
 
@@ -168,6 +179,36 @@ extension PluginVM {
         guard let line = recordWriter?.encode(record) else { return }
         moonraft_vm_charge(vm, UInt64(line.count / 16 + 50))
         returnBytes(vm, line)
+    }
+
+    // MARK: - Records without a text in between
+
+    func sinkRecords(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        let number = try sink(a)
+        guard recordForms.count < Self.maximumForms else { throw HostError("more than \(Self.maximumForms) forms of records") }
+        recordForms.append((number, AuditRecordJSON(options: a.isNil(1) ? AuditJSONOptions() : try jsonOptions(a.any(1)))))
+        returnValue(vm, .handle(kind: MOONRAFT_HANDLE_RECORDS.int32, number: Int32(recordForms.count)))
+    }
+
+    func recordsWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
+        let number = try a.handle(0, MOONRAFT_HANDLE_RECORDS, "self") - 1
+        guard recordForms.indices.contains(number) else { throw HostError("no such form of records") }
+        guard a.isHandle(1, MOONRAFT_HANDLE_REC), let record = scope.record else { throw HostError("rec must be a record") }
+        // JSON of one record has no newline inside.
+        let line = recordForms[number].writer.encode(record)
+        moonraft_vm_charge(vm, UInt64(line.count / 16 + 50))
+        try append(line, to: recordForms[number].sink, vm)
+    }
+
+    func metricFromRecords(_ a: HostArguments) throws(HostError) {
+        let index = try a.handle(0, MOONRAFT_HANDLE_METRIC, "self")
+        guard plugin.metrics.declarations.indices.contains(index) else { throw HostError("no such metric") }
+        try recordCounter.add(a.any(1), metric: index, plugin.metrics.declarations[index])
+    }
+
+    func recordCount(_ vm: OpaquePointer) throws(HostError) {
+        guard let record = scope.record else { throw HostError("there is no record here") }
+        moonraft_vm_charge(vm, UInt64(20 + recordCounter.count(record, into: plugin.metrics) / 4))
     }
 
     private func jsonOptions(_ value: LuaValue) throws(HostError) -> AuditJSONOptions {

@@ -145,6 +145,7 @@ extension PluginVM {
             }
         case .storeGet, .storeSet, .storeDelete, .storeIncrement: try store(function, a, vm)
         case .metricIncrement, .metricSet, .metricObserve: try metric(function, a)
+        case .metricFromRecords: try metricFromRecords(a)
         case .kvGet, .kvRange, .kvCount, .kvStats, .kvRevision: try kv(function, a, vm)
         case .jwtKeys: try jwtKeys(a, vm)
         case .jwtVerify: try jwtVerify(a, vm)
@@ -152,6 +153,8 @@ extension PluginVM {
         case .secretVerifyBcrypt: try verifyBcrypt(secret(a, 0), a.string(1, "hash"), vm)
         case .sinkOpen: try sinkOpen(a, vm)
         case .sinkWrite: try sinkWrite(a, vm)
+        case .sinkRecords: try sinkRecords(a, vm)
+        case .recordsWrite: try recordsWrite(a, vm)
         case .secretEquals:
             moonraft_vm_return_boolean(vm, constantTimeEquals(try secret(a, 0), try secretOrBytes(a, 1, "other")) ? 1 : 0)
         case .secretLength: moonraft_vm_return_integer(vm, Int64(try secret(a, 0).count))
@@ -188,6 +191,7 @@ extension PluginVM {
             }
         case .recordDecisions: try recordDecisions(vm)
         case .recordJSON: try recordJSON(a, vm)
+        case .recordCount: try recordCount(vm)
         case .jsonEncode, .jsonDecode, .jsonArray, .jsonIsArray, .base64Encode, .base64Decode, .hexEncode, .hexDecode,
             .hashCRC32, .globMatch, .prefixOf, .test, .testCall:
             throw HostError("not a host function")

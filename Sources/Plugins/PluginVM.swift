@@ -45,10 +45,14 @@ final class PluginVM {
     /// The options of the last rec:json and the writer made from them.
     var recordOptions: [UInt8] = []
     var recordWriter: AuditRecordJSON?
+    /// Forms of records that scripts write to sinks.
+    var recordForms: [(sink: Int, writer: AuditRecordJSON)] = []
+    /// Metrics that follow records.
+    var recordCounter = RecordCounter()
     /// The labels of the metric that is counted, kept for its memory.
     var metricKey: [UInt8] = []
-    /// Sinks with lines that are not flushed yet.
-    var dirtySinks: Set<Int> = []
+    /// Sinks with lines that are not flushed yet: a bit each.
+    var dirtySinks: UInt64 = 0
     /// Set when lines were lost with a dropped VM; the next flush reports it.
     var lostLines: SinkError?
 
@@ -78,7 +82,7 @@ final class PluginVM {
     private func closeSinks() {
         for (_, sink) in sinks { sink?.close() }
         sinks.removeAll()
-        dirtySinks.removeAll()
+        dirtySinks = 0
     }
 
     // MARK: - Building
@@ -103,6 +107,8 @@ final class PluginVM {
     private func buildNow() throws(Failure) {
         keySets.removeAll()
         sinks.removeAll()
+        recordForms.removeAll()
+        recordCounter = RecordCounter()
         var options = moonraft_vm_options()
         options.memory_bytes = plugin.memory
         options.seed = plugin.environment.seed

@@ -40,6 +40,25 @@ enum Timestamp {
         out.add("Z")
     }
 
+    /// Writes times that mostly share their second with the one before, whose text is kept.
+    struct Writer {
+        private var second: Int64 = .min
+        private let text = TextBuffer(capacity: 64)
+
+        mutating func append(microseconds: Int64, to out: TextBuffer) {
+            guard microseconds >= 0, microseconds / 1_000_000 == second else {
+                text.clear()
+                Timestamp.append(microseconds: microseconds, to: text)
+                // Kept as far as the point: `2026-01-31T12:34:56.`
+                second = text.count == 27 && microseconds >= 0 ? microseconds / 1_000_000 : .min
+                return out.add(text.bytes())
+            }
+            out.add(UnsafeRawBufferPointer(rebasing: text.bytes().prefix(20)))
+            out.add(padded: microseconds % 1_000_000, 6)
+            out.add("Z")
+        }
+    }
+
     /// Reads RFC 3339 with `Z` or an offset; seconds since 1970, or nil.
     static func parse(_ text: String) -> Double? {
         let bytes = Array(text.utf8)

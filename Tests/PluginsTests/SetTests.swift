@@ -76,7 +76,7 @@ import Testing
 
     @Test func editorTypesAreUpToDate() throws {
         let committed = try String(contentsOfFile: Self.repository + "/plugins/types/moonraft.lua", encoding: .utf8)
-        #expect(committed == LuaTypes.generate(), "run `moonraft plugin types > plugins/types/moonraft.lua`")
+        #expect(committed == LuaTypes.generate(), "plugins/types/moonraft.lua is not what LuaTypes.generate() makes")
     }
 
     /// Every function of the table is described in docs/plugin-api.md.

@@ -7,9 +7,9 @@ local RANK = { ["none"] = 0, ["metadata"] = 1, ["keys"] = 2, ["keys+hash"] = 3, 
 
 local rules = {}
 local by_call = { [true] = {}, [false] = {} } -- rules by whether the request was allowed, then by its call
-local levels = {} -- options of rec:json by rank; none for rank 0
+local fixed = { [true] = {}, [false] = {} } -- the rank of calls whose rules ask for nothing else
+local writers = {} -- by rank; none for rank 0
 local default_rank
-local out
 local failure -- why the last record was not written, or nil
 
 local function set(names)
@@ -41,6 +41,12 @@ local function rules_for(rpc, allowed)
       found[#found + 1] = rule
       if not rule.users and not rule.roles and not rule.prefixes then break end
     end
+  end
+  local first = found[1]
+  if not first then
+    fixed[allowed][rpc] = default_rank
+  elseif not first.users and not first.roles and not first.prefixes then
+    fixed[allowed][rpc] = first.rank
   end
   by_call[allowed][rpc] = found
   return found
@@ -99,25 +105,25 @@ function M.init(conf)
       roles = rule.roles, denied = rule.denied,
     }
   end
+  local out = sink.open{
+    path = conf.path, max_bytes = conf.max_bytes, max_age = conf.max_age, max_files = conf.max_files,
+    sync = conf.sync, chain = conf.chain, chain_key = conf.chain_key,
+  }
   for level, rank in pairs(RANK) do
     if rank > 0 then
-      levels[rank] = {
+      writers[rank] = out:records{
         level = level, hash_key = conf.hash_key, key_hash = #conf.key_hash > 0 and conf.key_hash or nil,
         extra = next(conf.labels) and conf.labels or nil,
       }
     end
   end
-  out = sink.open{
-    path = conf.path, max_bytes = conf.max_bytes, max_age = conf.max_age, max_files = conf.max_files,
-    sync = conf.sync, chain = conf.chain, chain_key = conf.chain_key,
-  }
   return true
 end
 
 function M.audit(rec)
-  local options = levels[rank_of(rec)]
-  if not options then return true end
-  local ok, problem = out:write(rec:json(options))
+  local writer = writers[fixed[rec.allowed][rec.rpc] or rank_of(rec)]
+  if not writer then return true end
+  local ok, problem = writer:write(rec)
   failure = problem
   if not ok then return false, problem end
   return true

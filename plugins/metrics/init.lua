@@ -8,52 +8,33 @@ local operations = metric.prefix_operations_total
 local written_bytes = metric.prefix_written_bytes_total
 local duration = metric.prefix_request_duration_seconds
 
-local prefixes = {} -- longest first
+local prefixes
 local count_keys
 local next_prefix = 1
-local records = 0 -- how many were counted
-local timed = {} -- by prefix: the last record whose time was taken
 
 local M = {}
 
 function M.init(conf)
-  for i, prefix in ipairs(conf.prefixes) do
+  prefixes, count_keys = conf.prefixes, conf.count_keys
+  local known = {}
+  for _, prefix in ipairs(prefixes) do
     if prefix == OTHER then return false, "the prefix \"other\" is the label of everything else" end
-    prefixes[i] = prefix
-  end
-  table.sort(prefixes, function(a, b) return #a > #b or #a == #b and a < b end)
-  for i, prefix in ipairs(prefixes) do
-    if prefix == prefixes[i + 1] then return false, ("the prefix %q is given twice"):format(prefix) end
+    if known[prefix] then return false, ("the prefix %q is given twice"):format(prefix) end
+    known[prefix] = true
     for _, operation in ipairs{ "put", "range", "delete_range" } do
       operations:inc(0, prefix, operation, "ok") -- so that a rate starts at zero
     end
     written_bytes:inc(0, prefix)
   end
-  count_keys = conf.count_keys
+  operations:from_records{ value = "operations", labels = { "prefix", "kind", "result" }, prefixes = prefixes }
+  written_bytes:from_records{ value = "written_bytes", labels = { "prefix" }, prefixes = prefixes }
+  -- A watch lasts as long as its client likes.
+  duration:from_records{ value = "seconds", labels = { "prefix", "rpc" }, prefixes = prefixes, except = { "watch" } }
   return true
 end
 
-local function prefix_of(op)
-  for _, prefix in ipairs(prefixes) do
-    if op:within(prefix) then return prefix end
-  end
-  return OTHER
-end
-
 function M.audit(rec)
-  local result = rec.code == 0 and "ok" or rec.allowed and "failed" or "denied"
-  local rpc = rec.rpc
-  records = records + 1
-  for _, op in rec:ops() do
-    local prefix, kind = prefix_of(op), op.kind
-    operations:inc(1, prefix, kind, result)
-    if kind == "put" and result == "ok" then written_bytes:inc(#op.key + op.value_size, prefix) end
-    -- A watch lasts as long as its client likes.
-    if timed[prefix] ~= records and rpc ~= "watch" then
-      timed[prefix] = records
-      duration:observe(rec.total_us / 1e6, prefix, rpc)
-    end
-  end
+  rec:count()
   return true
 end
 

@@ -19,6 +19,7 @@
 ---@alias moonraft.kv {key: string, value: string, create_revision: integer, mod_revision: integer, version: integer, lease: integer}
 ---@alias moonraft.jwt_options {issuer: string?, audience: string?, leeway: number?, require: string[]?, max_age: number?}
 ---@alias moonraft.sink_options {path: string, max_bytes: integer?, max_age: number?, max_files: integer?, mode: string?, sync: "always"|"batch"|"interval"|"never"?, chain: boolean?, chain_key: moonraft.secret?}
+---@alias moonraft.metric_rule {value: "operations"|"written_bytes"|"seconds", labels: ("prefix"|"kind"|"result"|"rpc"|"stage")[]?, prefixes: string[]?, except: string[]?}
 ---@alias moonraft.record_options {level: "metadata"|"keys"|"keys+hash"|"full", hash_key: moonraft.secret?, key_hash: string[]?, extra: table?}
 ---@alias moonraft.decision {id: string, version: string, hook: string, verdict: string, text: string, us: integer}
 ---@alias moonraft.event {type: string, id: string, revision: integer, sub: integer, time: number, source: string, key: string?, value: string?, prev_value: string?, reason: string?, fields: table?}
@@ -261,6 +262,12 @@ function metric:set(value, ...) end
 ---@param ... string
 function metric:observe(value, ...) end
 
+---Makes rec:count() feed this counter or histogram.
+---
+---Legal in init. Needs the capability `metrics`.
+---@param rule moonraft.metric_rule
+function metric:from_records(rule) end
+
 ---@class kvlib
 kv = {}
 
@@ -351,6 +358,24 @@ local sink = {}
 ---@return boolean
 ---@return string?
 function sink:write(line) end
+
+---A writer of records in one form to this sink.
+---
+---Legal in init. Needs the capability `file.append`.
+---@param options moonraft.record_options
+---@return moonraft.records
+function sink:records(options) end
+
+---@class moonraft.records
+local records = {}
+
+---Appends the record as one line of JSON; true, or false and the reason.
+---
+---Legal in audit. Needs the capability `file.append`.
+---@param rec moonraft.rec
+---@return boolean
+---@return string?
+function records:write(rec) end
 
 ---@class moonraft.secret
 local secret = {}
@@ -565,6 +590,11 @@ function rec:decisions() end
 ---@param options moonraft.record_options
 ---@return string
 function rec:json(options) end
+
+---Counts the record in every metric that follows records.
+---
+---Legal in audit. Needs the capability `metrics`.
+function rec:count() end
 
 ---Registers a test.
 ---@param name string

@@ -30,6 +30,7 @@ final class AuditTrail {
         entry.record.term = term
         entry.record.raftMicroseconds = Int64(clamping: (now &- admittedAt) / 1000)
         entry.record.totalMicroseconds = entry.record.hooksMicroseconds &+ entry.record.raftMicroseconds
+        // From here on the entry is the plugin thread's, and soon another request's.
         gate.engine.thread.audit(entry)
     }
 }

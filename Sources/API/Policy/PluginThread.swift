@@ -17,7 +17,7 @@ struct PluginThreadFigures: Sendable {
 /// Owns the events side of all plugins.
 final class PluginThread: Sendable {
     private enum Job: Sendable {
-        case audit(AuditEntry, (@Sendable (String?) -> Void)?, bytes: Int)
+        case audit(AuditEntry, (@Sendable (String?) -> Void)?)
         case events
         case collect(@Sendable () -> Void)
         case replace(PluginSet, fallback: PluginSet, Reply)
@@ -47,7 +47,7 @@ final class PluginThread: Sendable {
     private static let maxNapBytes = 4 << 20
     /// How long records that nobody waits for gather after others were written: one wake-up and one write serve
     /// all of them.
-    private static let napNanoseconds: UInt64 = 5_000_000
+    private static let napNanoseconds: UInt64 = 10_000_000
     private static let tickNanoseconds: UInt64 = 1_000_000_000
 
     init(node: Node, logger: Logger, fatal: @escaping FatalHandler) {
@@ -103,8 +103,9 @@ final class PluginThread: Sendable {
         let queued = queuedBytes.load(ordering: .relaxed)
         if queued > Self.maxQueuedBytes { return false }
         let isUrgent = done != nil || queued > Self.maxNapBytes
+        // The thread may have given the entry back before `offer` returns.
         let bytes = record.bytes
-        guard jobs.offer(.audit(record, done, bytes: bytes), urgent: isUrgent) else { return false }
+        guard jobs.offer(.audit(record, done), urgent: isUrgent) else { return false }
         queuedBytes.add(bytes, ordering: .relaxed)
         return true
     }
@@ -145,8 +146,8 @@ final class PluginThread: Sendable {
                 into: &batch, deadline: min(nextTick, deliveries.nextRetry))
             var taken = 0
             for job in batch {
-                if case .audit(let record, let done, let bytes) = job {
-                    taken += bytes
+                if case .audit(let record, let done) = job {
+                    taken += record.bytes
                     records.append(record)
                     waiting.append(done)
                     continue
@@ -205,6 +206,7 @@ final class PluginThread: Sendable {
                 waiting[index]?(text)
             }
         }
+        for entry in records { entry.giveBack() }
         records.removeAll(keepingCapacity: true)
         waiting.removeAll(keepingCapacity: true)
     }

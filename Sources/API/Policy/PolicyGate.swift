@@ -18,6 +18,8 @@ final class PolicyGate {
     private var plugins: LoopPlugins
     private var generation: UInt64
     private let nobody = PluginIdentity()
+    /// Records of this loop, which come back from the plugin thread.
+    private let entries = AuditEntryPool()
     private var requestNumber: UInt64 = 0
     /// What the ids of this loop's requests begin with.
     private let idPrefix: [UInt8]
@@ -34,6 +36,8 @@ final class PolicyGate {
         generation = engine.holder.generation
         plugins = LoopPlugins(engine.holder.current, storeView: view)
     }
+
+    deinit { entries.close() }
 
     // MARK: Selection: what an unbound request pays
 
@@ -95,19 +99,20 @@ final class PolicyGate {
         case .success(let found): identity = found
         case .failure(let status): return self.refuse(admission, status)
         }
-        var request: PluginRequest
+        let entry = entries.take()
         do {
-            request = try RequestOps.request(method, kind, message)
+            try RequestOps.fill(&entry.record.request, method, kind, message)
         } catch {
+            entry.giveBack()
             return self.refuse(admission, .undecodable(error))
         }
         plugins.beginRequest()
         var warnings: [String] = []
-        admission.denial = decide(method, &request, identity, message, &admission.changed, &warnings)
+        admission.denial = decide(method, &entry.record.request, identity, message, &admission.changed, &warnings)
         if !warnings.isEmpty {
             call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
         }
-        record(admission, message, request, identity, started)
+        record(admission, message, entry, identity, started)
     }
 
     private func refuse(_ admission: Admission, _ status: RPCStatus) {
@@ -181,29 +186,35 @@ final class PolicyGate {
     }
 
     private func record(
-        _ admission: Admission, _ message: UnsafeRawBufferPointer, _ request: PluginRequest,
+        _ admission: Admission, _ message: UnsafeRawBufferPointer, _ entry: AuditEntry,
         _ identity: PluginIdentity, _ started: UInt64
     ) {
-        let decided = plugins.set.auditNeed(.decided, request, identity)
-        let completed = plugins.set.auditNeed(.completed, request, identity)
-        if decided == .none && completed == .none { return conclude(admission, message, nil) }
-        let now = monotonicNanoseconds()
-        var record = emptyRecord(request, identity)
-        record.decisions = plugins.records
-        record.hooksMicroseconds = Int64(clamping: (now &- started) / 1000)
-        if let denial = admission.denial {
-            record.isAllowed = false
-            record.code = Int(denial.code.rawValue)
-            record.message = denial.message
+        let (decided, completed) = plugins.set.auditNeeds(entry.record.request, identity)
+        entry.measure()
+        if decided == .none && completed == .none {
+            entry.giveBack()
+            return conclude(admission, message, nil)
         }
-        let trail = completed == .none ? nil : AuditTrail(self, AuditEntry(record), admittedAt: now)
-        if decided == .none { return conclude(admission, message, trail) }
-        record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
+        let now = monotonicNanoseconds()
+        requestNumber &+= 1
+        entry.record.restart(
+            id: requestID(requestNumber), clusterID: node.clusterID, memberID: node.memberID, identity: identity)
+        plugins.takeRecords(&entry.record.decisions)
+        entry.record.hooksMicroseconds = Int64(clamping: (now &- started) / 1000)
+        if let denial = admission.denial {
+            entry.record.isAllowed = false
+            entry.record.code = Int(denial.code.rawValue)
+            entry.record.message = denial.message
+        }
+        if decided == .none { return conclude(admission, message, AuditTrail(self, entry, admittedAt: now)) }
+        // Each stage has an entry of its own: the first may be written while the second is still to be filled.
+        let trail = completed == .none ? nil : AuditTrail(self, AuditEntry(entry.record), admittedAt: now)
+        entry.record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
         if decided == .bestEffort {
-            engine.thread.audit(AuditEntry(record))
+            engine.thread.audit(entry)
             return conclude(admission, message, trail)
         }
-        awaitRecord(AuditEntry(record), admission, message.array, trail)
+        awaitRecord(entry, admission, message.array, trail)
     }
 
     /// Goes on once the record is written; a request whose record cannot be written is refused.
@@ -222,16 +233,6 @@ final class PolicyGate {
             loop.eventLoop.execute { loop.batch { back.body(failure) } }
         }
         if !queued { back.body("plugin audit: too many records wait to be written") }
-    }
-
-    /// A record of the decision; its time is left to whoever seals it.
-    private func emptyRecord(
-        _ request: PluginRequest, _ identity: PluginIdentity
-    ) -> AuditRecord {
-        requestNumber &+= 1
-        return AuditRecord(
-            stage: .decided, id: requestID(requestNumber), microseconds: 0, clusterID: node.clusterID,
-            memberID: node.memberID, request: request, identity: identity)
     }
 
     /// `START-LOOP.NUMBER`, the number in base 36. Fifteen bytes, the most that a String holds without memory of its
@@ -342,7 +343,11 @@ final class PolicyGate {
         request.name = user
         let identity = anonymous(call)
         guard plugins.set.auditNeed(.completed, request, identity) != .none else { return nil }
-        return AuditTrail(self, AuditEntry(emptyRecord(request, identity)), admittedAt: monotonicNanoseconds())
+        requestNumber &+= 1
+        let record = AuditRecord(
+            stage: .decided, id: requestID(requestNumber), microseconds: 0, clusterID: node.clusterID,
+            memberID: node.memberID, request: request, identity: identity)
+        return AuditTrail(self, AuditEntry(record), admittedAt: monotonicNanoseconds())
     }
 
     /// Why the plugins keep the node from being ready; nil when they do not.

@@ -43,6 +43,20 @@ extension Method {
 
 /// Builds plugin requests from messages and messages from changed requests.
 enum RequestOps {
+    /// Makes `request` the one of this message. What was in it before lends its memory only.
+    static func fill(
+        _ request: inout PluginRequest, _ method: Method, _ kind: RPCKind, _ message: UnsafeRawBufferPointer
+    ) throws(DecodeError) {
+        guard method == .put, request.ops.count == 1 else {
+            request = try Self.request(method, kind, message)
+            return
+        }
+        let put = try PutRequestView(message)
+        request.become(kind)
+        request.ops[0].become(.put, key: put.key, value: put.value)
+        set(&request.ops[0], put)
+    }
+
     static func request(
         _ method: Method, _ kind: RPCKind, _ message: UnsafeRawBufferPointer
     ) throws(DecodeError) -> PluginRequest {
@@ -106,11 +120,15 @@ enum RequestOps {
 
     private static func op(_ put: PutRequestView) -> PluginOp {
         var op = PluginOp(kind: .put, key: put.key.array, value: put.value.array)
+        set(&op, put)
+        return op
+    }
+
+    private static func set(_ op: inout PluginOp, _ put: PutRequestView) {
         op.lease = put.lease
         op.previousKV = put.prevKV
         op.ignoreValue = put.ignoreValue
         op.ignoreLease = put.ignoreLease
-        return op
     }
 
     private static func op(_ range: RangeRequestView) -> PluginOp {
