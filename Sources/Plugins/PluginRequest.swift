@@ -37,17 +37,20 @@ package struct PluginOp: Sendable, Equatable {
         self.value = value
     }
 
-    /// Makes it another operation of one key; nothing stays of the one before but memory.
+    /// Makes it another operation of one key; nothing stays of the one before but memory. Field by field: a whole new
+    /// value in place of the old one is copied, with its references counted.
     package mutating func become(_ kind: Kind, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) {
-        var keyMemory: [UInt8] = []
-        var valueMemory: [UInt8] = []
-        swap(&keyMemory, &self.key)
-        swap(&valueMemory, &self.value)
-        keyMemory.removeAll(keepingCapacity: true)
-        valueMemory.removeAll(keepingCapacity: true)
-        keyMemory.append(contentsOf: key)
-        valueMemory.append(contentsOf: value)
-        self = PluginOp(kind: kind, key: keyMemory, value: valueMemory)
+        self.kind = kind
+        if !path.isEmpty { path = "" }
+        self.key.removeAll(keepingCapacity: true)
+        self.key.append(contentsOf: key)
+        if !rangeEnd.isEmpty { rangeEnd = [] }
+        self.value.removeAll(keepingCapacity: true)
+        self.value.append(contentsOf: value)
+        (lease, limit, revision, number) = (0, 0, 0, 0)
+        (previousKV, ignoreValue, ignoreLease) = (false, false, false)
+        (keysOnly, countOnly, serializable) = (false, false, false)
+        (target, result) = (.version, .equal)
     }
 
     package var isWrite: Bool { kind == .put || kind == .deleteRange }
