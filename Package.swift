@@ -91,7 +91,8 @@ let package = Package(
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ]),
         .executableTarget(
-            name: "moonraft", dependencies: [
+            name: "moonraft",
+            dependencies: [
                 "API", "Node", "Peering", "Replica", "RaftCore", "StateMachine", "Events", "Plugins",
                 "Configuration", "RPC", "CSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -110,7 +111,9 @@ let package = Package(
         .testTarget(name: "KVCodecTests", dependencies: ["KVCodec"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics"]),
         .testTarget(name: "EventsTests", dependencies: ["Events", "MVCC", "KVCodec"]),
-        .testTarget(name: "NodeTests", dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
+        .testTarget(
+            name: "NodeTests",
+            dependencies: ["Node", "Replica", "RaftCore", "Storage", "Events", "MVCC", "StateMachine"]),
         .testTarget(
             name: "RaftCoreTests", dependencies: ["RaftCore"], exclude: ["testdata"]),
         .testTarget(

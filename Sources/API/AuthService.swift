@@ -13,8 +13,9 @@ final class AuthService {
 
     func authenticate(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         if context.isLearner { return call.finish(.notForLearner) }
-        guard let request = try? Etcdserverpb_AuthenticateRequest(
-            serializedBytes: [UInt8](message))
+        guard
+            let request = try? Etcdserverpb_AuthenticateRequest(
+                serializedBytes: [UInt8](message))
         else {
             return call.finish(RPCStatus(.internal, "grpc: error unmarshalling request"))
         }

@@ -246,7 +246,8 @@ final class HTTPEndpoints {
     // MARK: /version, /metrics
 
     private func version(_ responder: HTTPResponder) {
-        let body = "{\"etcdserver\":\"\(ProductVersion.server)\","
+        let body =
+            "{\"etcdserver\":\"\(ProductVersion.server)\","
             + "\"etcdcluster\":\"\(ProductVersion.cluster)\",\"storage\":\"\(ProductVersion.storage)\"}"
         responder.respond(
             200, headers: [("Content-Type", "application/json")], body: Array(body.utf8))

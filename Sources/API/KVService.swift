@@ -199,7 +199,8 @@ final class KVService {
     private func isLong(_ request: RangeRequestView) -> Bool {
         if request.rangeEnd.isEmpty || request.countOnly { return false }
         let bound = context.options.maxLoopRangeKeys
-        let isPlain = !request.hasRevisionFilter && request.sortOrder == SortOrder.none
+        let isPlain =
+            !request.hasRevisionFilter && request.sortOrder == SortOrder.none
             && request.sortTarget == SortTarget.key
         if isPlain && request.limit > 0 && request.limit <= bound { return false }
         // Counting looks at one word for 64 keys, so asking first costs little.

@@ -161,8 +161,9 @@ final class LoopContext {
         if requiresLeader(call) && !node.status.hasLeader { return .noLeader }
         let isSound = call.metadata.withValue("client-api-version") { version -> Bool in
             // A version seen before has been checked before.
-            guard clientVersions.knows(version)
-                || String(validating: version, as: UTF8.self) != nil
+            guard
+                clientVersions.knows(version)
+                    || String(validating: version, as: UTF8.self) != nil
             else { return false }
             clientVersions.count(version, isUnary: isUnary)
             return true
@@ -193,7 +194,8 @@ final class LoopContext {
     func hasSpace(cost: Int64) -> Bool {
         guard let quota = options.quotaBytes else { return true }
         if node.status.hasNoSpaceAlarm { return false }
-        let used = Int64(clamping: node.status.backendBytesInUse.load(ordering: .relaxed))
+        let used =
+            Int64(clamping: node.status.backendBytesInUse.load(ordering: .relaxed))
             &+ Int64(clamping: node.status.pendingBytes.load(ordering: .relaxed))
         if used &+ cost <= quota { return true }
         _ = node.propose(

@@ -130,7 +130,9 @@ final class MaintenanceService: OperatorService {
     func defragment(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let _: Etcdserverpb_DefragmentRequest = decode(call, message) else { return }
         gated(call, .defragment, message) { [self] trail in
-            onBackend(call, trail) { _ in Result<Bool, RPCStatus>.success(true) } reply: {
+            onBackend(call, trail) { _ in
+                Result<Bool, RPCStatus>.success(true)
+            } reply: {
                 [self] (_: Bool) in
                 var reply = Etcdserverpb_DefragmentResponse()
                 reply.header = header()

@@ -218,7 +218,8 @@ enum MetricsEndpoint {
     private static func clients(_ loops: [LoopFigures], _ out: inout Exposition) {
         var sums: [String: (unary: UInt64, stream: UInt64)] = [:]
         for row in loops.flatMap(\.clientVersions.rows) {
-            let version = row.version.isEmpty
+            let version =
+                row.version.isEmpty
                 ? "unknown" : String(decoding: row.version, as: UTF8.self)
             sums[version, default: (0, 0)].unary &+= row.unary
             sums[version, default: (0, 0)].stream &+= row.stream

@@ -42,45 +42,58 @@ enum PeerMetrics {
         }
         series(
             "etcd_network_peer_sent_bytes_total", .counter, "To",
-            "The total number of bytes sent to peers.") { $0[.sentBytes] }
+            "The total number of bytes sent to peers."
+        ) { $0[.sentBytes] }
         series(
             "etcd_network_peer_received_bytes_total", .counter, "From",
-            "The total number of bytes received from peers.") { $0[.receivedBytes] }
+            "The total number of bytes received from peers."
+        ) { $0[.receivedBytes] }
         series(
             "etcd_network_peer_sent_failures_total", .counter, "To",
-            "The total number of send failures from peers.") { $0.sentFailures }
+            "The total number of send failures from peers."
+        ) { $0.sentFailures }
         series(
             "etcd_network_peer_received_failures_total", .counter, "From",
-            "The total number of receive failures from peers.") { $0[.receivedFailures] }
+            "The total number of receive failures from peers."
+        ) { $0[.receivedFailures] }
         series(
             "etcd_network_snapshot_send_inflights_total", .gauge, "To",
-            "Total number of inflight snapshot sends") { $0[.snapshotsSending] }
+            "Total number of inflight snapshot sends"
+        ) { $0[.snapshotsSending] }
         series(
             "etcd_network_snapshot_send_success", .counter, "To",
-            "Total number of successful snapshot sends") { $0[.snapshotsSent] }
+            "Total number of successful snapshot sends"
+        ) { $0[.snapshotsSent] }
         series(
             "etcd_network_snapshot_send_failures", .counter, "To",
-            "Total number of snapshot send failures") { $0[.snapshotSendFailures] }
+            "Total number of snapshot send failures"
+        ) { $0[.snapshotSendFailures] }
         series(
             "etcd_network_snapshot_receive_inflights_total", .gauge, "From",
-            "Total number of inflight snapshot receives") { $0[.snapshotsReceiving] }
+            "Total number of inflight snapshot receives"
+        ) { $0[.snapshotsReceiving] }
         series(
             "etcd_network_snapshot_receive_success", .counter, "From",
-            "Total number of successful snapshot receives") { $0[.snapshotsReceived] }
+            "Total number of successful snapshot receives"
+        ) { $0[.snapshotsReceived] }
         series(
             "etcd_network_snapshot_receive_failures", .counter, "From",
-            "Total number of snapshot receive failures") { $0[.snapshotReceiveFailures] }
+            "Total number of snapshot receive failures"
+        ) { $0[.snapshotReceiveFailures] }
         histograms(
             "etcd_network_peer_round_trip_time_seconds", "To",
-            "Round-Trip-Time histogram between peers", peers, &out) { $0.roundTrip }
+            "Round-Trip-Time histogram between peers", peers, &out
+        ) { $0.roundTrip }
         histograms(
             "etcd_network_snapshot_send_total_duration_seconds", "To",
-            "Total latency distributions of v3 snapshot sends", peers, &out) { $0.snapshotSend }
+            "Total latency distributions of v3 snapshot sends", peers, &out
+        ) { $0.snapshotSend }
         histograms(
             "etcd_network_snapshot_receive_total_duration_seconds", "From",
-            "Total latency distributions of v3 snapshot receives", peers, &out) {
-                $0.snapshotReceive
-            }
+            "Total latency distributions of v3 snapshot receives", peers, &out
+        ) {
+            $0.snapshotReceive
+        }
     }
 
     private static func histograms(

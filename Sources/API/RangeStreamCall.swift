@@ -31,7 +31,8 @@ final class RangeStreamCall: CallHandler {
         do {
             let request = try RangeRequestView(bytes)
             try RequestCheck.range(request)
-            let isSorted = request.sortOrder == SortOrder.descend
+            let isSorted =
+                request.sortOrder == SortOrder.descend
                 || request.sortTarget != SortTarget.key
             if isSorted || request.hasRevisionFilter {
                 return call.finish(

@@ -25,7 +25,8 @@ struct ResponseHeader {
     func write(
         to target: UnsafeMutableRawPointer, revision: Int64, term: UInt64
     ) -> Int {
-        let size = identity.count &+ int64FieldSize(revision)
+        let size =
+            identity.count &+ int64FieldSize(revision)
             &+ int64FieldSize(Int64(bitPattern: term))
         var cursor = RawCursor(target)
         cursor.byte(0x0A)

@@ -66,7 +66,8 @@ struct EventEncodings {
         for position in events {
             let event = batch.events[position]
             guard variant.wants(event) else { continue }
-            let previous = variant.withPrevious
+            let previous =
+                variant.withPrevious
                 ? context.node.store.previousRecord(
                     of: event, at: batch.revision, reader: context.reader) : nil
             if let previous {

@@ -170,8 +170,9 @@ final class WatchHub {
             // Sending may stall a watcher and so change the group: go over a copy.
             let watchers = group.watchers
             for watcher in watchers where watcher.nextRevision <= batch.revision {
-                guard let payload = encodings.payload(
-                    watcher.variant, batch: batch, events: events, context: context)
+                guard
+                    let payload = encodings.payload(
+                        watcher.variant, batch: batch, events: events, context: context)
                 else {
                     watcher.nextRevision = batch.revision + 1
                     continue

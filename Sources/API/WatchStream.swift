@@ -100,7 +100,8 @@ final class WatchStream: CallHandler {
             id: id, stream: self, key: key, rangeEnd: request.rangeEnd, variant: request.variant,
             notifiesProgress: request.progressNotify, fragments: request.fragment,
             requestedRevision: request.startRevision,
-            nextRevision: startsNow ? max(current + 1, request.startRevision)
+            nextRevision: startsNow
+                ? max(current + 1, request.startRevision)
                 : request.startRevision)
         watchers[id] = watcher
         reply(revision: current) { writer in
@@ -135,7 +136,8 @@ final class WatchStream: CallHandler {
     /// to the revision in the answer.
     private func progress() {
         context.hub.drain()
-        let revision = watchers.isEmpty
+        let revision =
+            watchers.isEmpty
             ? context.node.store.currentRevision : context.hub.deliveredRevision
         guard watchers.values.allSatisfy({ hasProgress($0, revision) }) else { return }
         reply(revision: revision) { $0.int64(2, -1) }

@@ -129,7 +129,8 @@ package struct CommandLineFlags: Sendable {
         if let refusal = UnsupportedFlags.refusal(name) {
             return ConfigurationError(message: "\(spelling) \(refusal)")
         }
-        let names = Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key)
+        let names =
+            Setting.all.compactMap { $0.flag?.name } + Setting.all.map(\.key)
             + ["config", "force-new-cluster", "help", "member", "version"]
         let hint = EditDistance.nearest(to: name, among: names).map { "; the nearest is --\($0)" } ?? ""
         return ConfigurationError(message: "flag provided but not defined: \(spelling)\(hint)")

@@ -81,8 +81,11 @@ package enum ConfigurationPage {
                 lines.append("\(setting.name) = \(Setting.text(setting.defaultValue))")
             }
         }
-        lines += ["", "# One file can serve all members of a cluster: it lists what differs between them, and --member NAME"]
-        lines.append("# (or MOONRAFT_MEMBER) picks the one that a node is. config/cluster.toml is an example. The keys:")
+        lines += [
+            "", "# One file can serve all members of a cluster: it lists what differs between them, and --member NAME",
+        ]
+        lines.append(
+            "# (or MOONRAFT_MEMBER) picks the one that a node is. config/cluster.toml is an example. The keys:")
         lines += ["#", "# [[cluster.member]]"]
         for key in Setting.memberKeys {
             lines += TextWrap.lines(key.setting.reason, width: width - 4).map { "#   # " + $0 }

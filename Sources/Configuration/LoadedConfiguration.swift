@@ -71,7 +71,8 @@ package struct LoadedConfiguration: Sendable {
         for member in try ClusterMember.list(list) {
             all.append(
                 try LoadedConfiguration(
-                    flags: flags.picking(member.name), environment: environment) { _ in text })
+                    flags: flags.picking(member.name), environment: environment
+                ) { _ in text })
         }
         return all
     }

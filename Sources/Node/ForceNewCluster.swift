@@ -79,10 +79,12 @@ package enum ForceNewCluster {
         }
 
         let id = replay.metadata.memberID
-        var own = members.first { $0.id == id } ?? Member(
-            id: id, name: options.name,
-            peerURLs: options.initialMembers.first { $0.name == options.name }?.peerURLs ?? [],
-            clientURLs: [])
+        var own =
+            members.first { $0.id == id }
+            ?? Member(
+                id: id, name: options.name,
+                peerURLs: options.initialMembers.first { $0.name == options.name }?.peerURLs ?? [],
+                clientURLs: [])
         own.isLearner = false
         let known = ConfState(stored: meta.confState)?.members ?? []
         let dropped = Set(members.map(\.id) + known).subtracting([id]).sorted()

@@ -93,7 +93,8 @@ package final class Mailbox<Item: Sendable>: Sendable {
     private func wait(until deadline: UInt64, as state: UInt8) {
         consumer.store(state, ordering: .sequentiallyConsistent)
         // An item that arrived before the state was seen must not be slept over.
-        let isQuiet = state == Self.napping
+        let isQuiet =
+            state == Self.napping
             ? !hasUrgent.load(ordering: .sequentiallyConsistent)
             : count.load(ordering: .sequentiallyConsistent) == 0
         if isQuiet {

@@ -114,10 +114,12 @@ package final class Node: Sendable {
         sinks: [any AnswerSink], peers: any PeerLinks = NoPeers(),
         note: @escaping NoteHandler = { _, _ in }, removed: @escaping @Sendable () -> Void = {}
     ) {
-        guard let opened = opened.withLock({ opened in
-            defer { opened = nil }
-            return opened
-        }) else {
+        guard
+            let opened = opened.withLock({ opened in
+                defer { opened = nil }
+                return opened
+            })
+        else {
             preconditionFailure("a node was started twice")
         }
         if !opened.acquaintances.isEmpty {

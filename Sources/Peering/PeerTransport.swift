@@ -49,7 +49,8 @@ package final class PeerTransport: Sendable {
             .childChannelOption(
                 .recvAllocator,
                 value: AdaptiveRecvByteBufferAllocator(
-                    minimum: 4 << 10, initial: 64 << 10, maximum: 1 << 20))
+                    minimum: 4 << 10, initial: 64 << 10, maximum: 1 << 20)
+            )
             .childChannelInitializer { [hub] channel in
                 channel.eventLoop.makeCompletedFuture { try hub.accept(channel) }
             }

@@ -159,8 +159,11 @@ final class IncomingFile: @unchecked Sendable {
     func finish(checksum expected: UInt32) -> Result<String, SnapshotFailure> {
         if let failure { return .failure(SnapshotFailure(text: failure)) }
         guard checksum == expected else {
-            return .failure(SnapshotFailure(text: fail(
-                "checksum of the snapshot is \(hex(UInt64(checksum))), its sender says \(hex(UInt64(expected)))")))
+            return .failure(
+                SnapshotFailure(
+                    text: fail(
+                        "checksum of the snapshot is \(hex(UInt64(checksum))), its sender says \(hex(UInt64(expected)))"
+                    )))
         }
         do throws(DiskError) {
             let whole = try opened()

@@ -124,7 +124,8 @@ package final class AuditEntryPool: @unchecked Sendable {
         if let entry = ready.popLast() { return entry }
         return AuditEntry(
             AuditRecord(
-                stage: .decided, id: "", microseconds: 0, clusterID: 0, memberID: 0, request: PluginRequest(rpc: .range),
+                stage: .decided, id: "", microseconds: 0, clusterID: 0, memberID: 0,
+                request: PluginRequest(rpc: .range),
                 identity: Self.nobody),
             home: self)
     }

@@ -41,7 +41,9 @@ package final class AuditRecordJSON {
         out.clear(keeping: Self.keptBytes)
         out.add("{\"id\":")
         out.add(json: entry.record.id)
-        out.add(entry.record.stage == .decided ? ",\"stage\":\"decided\",\"time\":\"" : ",\"stage\":\"completed\",\"time\":\"")
+        out.add(
+            entry.record.stage == .decided
+                ? ",\"stage\":\"decided\",\"time\":\"" : ",\"stage\":\"completed\",\"time\":\"")
         time.append(microseconds: entry.record.microseconds, to: out)
         addNode(entry)
         add(entry.record.identity)
@@ -128,7 +130,8 @@ package final class AuditRecordJSON {
         out.add(Self.kindName(op.pointee.kind))
         out.add("\"")
         optional(",\"path\":", op.pointee.path)
-        let hashed = !options.hashedPrefixes.isEmpty
+        let hashed =
+            !options.hashedPrefixes.isEmpty
             && options.hashedPrefixes.contains { KeyMatch.hasPrefix(op.pointee.key, $0) }
         bytes(",\"key\":", ",\"key_b64\":", hashed ? ",\"key_hash\":" : nil, op.pointee.key)
         if !op.pointee.rangeEnd.isEmpty {

@@ -70,7 +70,8 @@ package struct ConfigSchema: Sendable {
         case "map": kind = .map(try inner(reader, "values", depth))
         case "table":
             guard let fields = try reader.table("fields") else {
-                throw ConfigurationError(location: reader.table.location, message: "\(reader.name("fields")) is missing")
+                throw ConfigurationError(
+                    location: reader.table.location, message: "\(reader.name("fields")) is missing")
             }
             var schemas: [(name: String, schema: ConfigSchema)] = []
             for name in fields.table.keys {
@@ -143,12 +144,16 @@ package struct ConfigSchema: Sendable {
             guard let text = value.string else { throw expected("a string") }
             try check(Double(text.utf8.count), "bytes", fail)
             try checkText(text, fail)
-            if !allowed.isEmpty && !allowed.contains(where: { $0.string == text }) { throw fail(notAllowed("\"\(text)\"")) }
+            if !allowed.isEmpty && !allowed.contains(where: { $0.string == text }) {
+                throw fail(notAllowed("\"\(text)\""))
+            }
             return .text(text)
         case .integer:
             guard let number = value.integer else { throw expected("an integer") }
             try check(Double(number), nil, fail)
-            if !allowed.isEmpty && !allowed.contains(where: { $0.integer == number }) { throw fail(notAllowed("\(number)")) }
+            if !allowed.isEmpty && !allowed.contains(where: { $0.integer == number }) {
+                throw fail(notAllowed("\(number)"))
+            }
             return .integer(Int64(number))
         case .float:
             guard let number = value.float ?? value.integer.map(Double.init) else { throw expected("a number") }
@@ -161,7 +166,9 @@ package struct ConfigSchema: Sendable {
         case .duration:
             guard let text = value.string else { throw expected("a duration as a string, such as \"10s\"") }
             let seconds: Double
-            do { seconds = Double(try SettingText.duration(text).wholeNanoseconds) / 1e9 } catch { throw fail(error.message) }
+            do { seconds = Double(try SettingText.duration(text).wholeNanoseconds) / 1e9 } catch {
+                throw fail(error.message)
+            }
             try check(seconds, "seconds", fail)
             return .number(seconds)
         case .size:

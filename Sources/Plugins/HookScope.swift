@@ -88,7 +88,8 @@ final class HookScope {
                 var path = op.pointee.path
                 path.withUTF8 { path in
                     moonraft_view_add_op(
-                        view, &header, path.baseAddress, path.count, key.baseAddress, key.count, end.baseAddress, end.count)
+                        view, &header, path.baseAddress, path.count, key.baseAddress, key.count, end.baseAddress,
+                        end.count)
                 }
             }
         }

@@ -69,7 +69,8 @@ enum HostFunction: Int32, CaseIterable {
         case .logError: Self.log("error")
         case .jsonEncode:
             Definition(
-                "json", "encode", .everything, [.init("value", "any"), .init("options?", "{invalid: \"error\"|\"replace\"}")],
+                "json", "encode", .everything,
+                [.init("value", "any"), .init("options?", "{invalid: \"error\"|\"replace\"}")],
                 returns: ["string"], native: true, "JSON text with sorted keys.")
         case .jsonDecode:
             Definition(
@@ -101,41 +102,49 @@ enum HostFunction: Int32, CaseIterable {
                 "The bytes, or nil.")
         case .hashSHA256:
             Definition(
-                "hash", "sha256", .everything, [.init("bytes", "string")], returns: ["string"], "SHA-256 as hexadecimal text.")
+                "hash", "sha256", .everything, [.init("bytes", "string")], returns: ["string"],
+                "SHA-256 as hexadecimal text.")
         case .hashHMAC:
             Definition(
                 "hash", "hmac_sha256", .everything, [.init("key", "string|moonraft.secret"), .init("bytes", "string")],
                 returns: ["string"], "HMAC-SHA256 as hexadecimal text.")
         case .hashCRC32:
             Definition(
-                "hash", "crc32", .everything, [.init("bytes", "string")], returns: ["integer"], native: true, "CRC-32 (IEEE).")
+                "hash", "crc32", .everything, [.init("bytes", "string")], returns: ["integer"], native: true,
+                "CRC-32 (IEEE).")
         case .globMatch:
             Definition(
-                "glob", "match", .everything, [.init("pattern", "string"), .init("text", "string")], returns: ["boolean"],
+                "glob", "match", .everything, [.init("pattern", "string"), .init("text", "string")],
+                returns: ["boolean"],
                 native: true, "Whether a text matches a glob: * but '/', ** anything, ? one byte, [a-z].")
         case .prefixOf:
             Definition(
                 "prefix", "of", .everything, [.init("list", "string[]"), .init("key", "string")],
-                returns: ["integer?", "string?"], native: true, "Index and text of the longest prefix of the key in the list.")
+                returns: ["integer?", "string?"], native: true,
+                "Index and text of the longest prefix of the key in the list.")
         case .timeNow:
             Definition("time", "now", .everything, [], returns: ["number"], "Seconds since 1970.")
         case .timeMonotonic:
-            Definition("time", "monotonic", .everything, [], returns: ["number"], "Seconds on a clock that never goes back.")
+            Definition(
+                "time", "monotonic", .everything, [], returns: ["number"], "Seconds on a clock that never goes back.")
         case .timeRFC3339:
             Definition(
-                "time", "rfc3339", .everything, [.init("t?", "number")], returns: ["string"], "UTC time with microseconds.")
+                "time", "rfc3339", .everything, [.init("t?", "number")], returns: ["string"],
+                "UTC time with microseconds.")
         case .timeParse:
             Definition(
                 "time", "parse", .everything, [.init("text", "string")], returns: ["number?"],
                 "Seconds since 1970 of an RFC 3339 text, or nil.")
         case .storeGet:
             Definition(
-                "store", "get", .running, [.init("key", "string")], returns: ["string|number|boolean|nil"], needs: .store,
+                "store", "get", .running, [.init("key", "string")], returns: ["string|number|boolean|nil"],
+                needs: .store,
                 "A value of the table that the VMs of this binding share.")
         case .storeSet:
             Definition(
                 "store", "set", .running,
-                [.init("key", "string"), .init("value", "string|number|boolean"), .init("ttl?", "number")], needs: .store,
+                [.init("key", "string"), .init("value", "string|number|boolean"), .init("ttl?", "number")],
+                needs: .store,
                 "Sets a shared value; ttl in seconds.")
         case .storeDelete:
             Definition("store", "delete", .running, [.init("key", "string")], needs: .store, "Forgets a shared value.")
@@ -149,7 +158,8 @@ enum HostFunction: Int32, CaseIterable {
                 "Adds to a counter or gauge; labels in declared order.")
         case .metricSet:
             Definition(
-                ":metric", "set", .running, [.init("value", "number"), .init("...", "string")], needs: .metrics, "Sets a gauge.")
+                ":metric", "set", .running, [.init("value", "number"), .init("...", "string")], needs: .metrics,
+                "Sets a gauge.")
         case .metricObserve:
             Definition(
                 ":metric", "observe", .running, [.init("value", "number"), .init("...", "string")], needs: .metrics,
@@ -175,7 +185,8 @@ enum HostFunction: Int32, CaseIterable {
                 "kv", "stats", .reading, [.init("prefix", "string")], returns: ["{keys: integer, bytes: integer}?"],
                 needs: .kvRead, "Keys and bytes below a prefix, when the core counts them.")
         case .kvRevision:
-            Definition("kv", "revision", .reading, [], returns: ["integer"], needs: .kvRead, "Revision of the local store.")
+            Definition(
+                "kv", "revision", .reading, [], returns: ["integer"], needs: .kvRead, "Revision of the local store.")
         case .jwtKeys:
             Definition(
                 "jwt", "keys", [.initialize, .test],
@@ -184,11 +195,15 @@ enum HostFunction: Int32, CaseIterable {
         case .jwtVerify:
             Definition(
                 "jwt", "verify", [.request, .test],
-                [.init("token", "moonraft.secret|string"), .init("keys", "moonraft.keys"), .init("options?", "moonraft.jwt_options")],
+                [
+                    .init("token", "moonraft.secret|string"), .init("keys", "moonraft.keys"),
+                    .init("options?", "moonraft.jwt_options"),
+                ],
                 returns: ["table?", "string?"], needs: .jwt, "The claims, or nil and the reason.")
         case .bcryptVerify:
             Definition(
-                "bcrypt", "verify", [.authn, .test], [.init("secret", "moonraft.secret|string"), .init("hash", "string")],
+                "bcrypt", "verify", [.authn, .test],
+                [.init("secret", "moonraft.secret|string"), .init("hash", "string")],
                 returns: ["boolean"], needs: .bcrypt, "Whether a password matches a bcrypt hash; on worker VMs only.")
         case .sinkOpen:
             Definition(
@@ -214,7 +229,8 @@ enum HostFunction: Int32, CaseIterable {
             Definition(":secret", "length", .everything, [], returns: ["integer"], "Bytes.")
         case .secretVerifyBcrypt:
             Definition(
-                ":secret", "verify_bcrypt", [.authn, .test], [.init("hash", "string")], returns: ["boolean"], needs: .bcrypt,
+                ":secret", "verify_bcrypt", [.authn, .test], [.init("hash", "string")], returns: ["boolean"],
+                needs: .bcrypt,
                 "Whether it matches a bcrypt hash; on worker VMs only.")
         case .secretVerifySHA256:
             Definition(
@@ -222,7 +238,8 @@ enum HostFunction: Int32, CaseIterable {
                 returns: ["boolean"], "Whether SHA-256 of salt .. secret is this.")
         case .secretSHA256:
             Definition(
-                ":secret", "sha256", .everything, [], returns: ["string"], "SHA-256 as hexadecimal text; not of a password.")
+                ":secret", "sha256", .everything, [], returns: ["string"],
+                "SHA-256 as hexadecimal text; not of a password.")
         case .filePath: Definition(":file", "path", .everything, [], returns: ["string"], "The path.")
         case .fileRead:
             Definition(":file", "read", [.initialize], [], returns: ["string"], "The content, at most 1 MiB.")
@@ -241,7 +258,8 @@ enum HostFunction: Int32, CaseIterable {
         case .opSetLimit: Self.setter("set_limit", .init("n", "integer"), "Changes a range's limit.")
         case .credentialMetadata:
             Definition(
-                ":cred", "metadata", [.authn], [.init("name", "string")], returns: ["string?"], "A metadata value of the request.")
+                ":cred", "metadata", [.authn], [.init("name", "string")], returns: ["string?"],
+                "A metadata value of the request.")
         case .recordDecisions:
             Definition(
                 ":rec", "decisions", [.audit], [], returns: ["moonraft.decision[]"], "What each plugin decided.")
@@ -255,7 +273,8 @@ enum HostFunction: Int32, CaseIterable {
                 "Counts the record in every metric that follows records.")
         case .test:
             Definition(
-                "", "test", .test, [.init("name", "string"), .init("fn", "fun(t: moonraft.test)")], native: true, driver: true,
+                "", "test", .test, [.init("name", "string"), .init("fn", "fun(t: moonraft.test)")], native: true,
+                driver: true,
                 "Registers a test.")
         case .testCall:
             Definition(
@@ -275,7 +294,9 @@ enum HostFunction: Int32, CaseIterable {
     }
 
     /// The C table for a VM; names live as long as the process. The caller frees the buffer.
-    static func table(for capabilities: Set<PluginCapability>, driver: Bool) -> UnsafeMutableBufferPointer<moonraft_function> {
+    static func table(for capabilities: Set<PluginCapability>, driver: Bool) -> UnsafeMutableBufferPointer<
+        moonraft_function
+    > {
         let entries = cNames.filter { entry in
             let definition = entry.definition
             // A driver tests plugins from outside: pure functions and the test library.

@@ -22,7 +22,8 @@ extension PluginSet {
             info.samples.append(
                 MetricSample(
                     labels: [
-                        id, ("name", plugin.manifest.name), ("version", plugin.version), ("digest", plugin.package.digest),
+                        id, ("name", plugin.manifest.name), ("version", plugin.version),
+                        ("digest", plugin.package.digest),
                         ("mode", plugin.mode.rawValue),
                     ], value: 1))
             guard plugin.mode != .off else { continue }
@@ -52,7 +53,10 @@ extension PluginSet {
             add(&seriesDropped, [id], plugin.metrics.dropped, always: true)
             add(&sinkErrors, [id], plugin.shared.sinkErrors, always: true)
         }
-        return [calls, errors, denies, warns, slow, skips, duration, memory, rebuilds, logDropped, seriesDropped, sinkErrors, info]
+        return [
+            calls, errors, denies, warns, slow, skips, duration, memory, rebuilds, logDropped, seriesDropped,
+            sinkErrors, info,
+        ]
     }
 
     private func family(_ name: String, _ kind: MetricDeclaration.Kind, _ help: String) -> MetricFamily {

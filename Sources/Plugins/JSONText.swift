@@ -148,7 +148,9 @@ package indirect enum JSONText: Sendable, Equatable {
                 index += 1
                 switch byte {
                 case UInt8(ascii: "\""):
-                    guard let string = String(validating: text, as: UTF8.self) else { throw problem("text that is not UTF-8") }
+                    guard let string = String(validating: text, as: UTF8.self) else {
+                        throw problem("text that is not UTF-8")
+                    }
                     return string
                 case UInt8(ascii: "\\"): text.append(contentsOf: try escape())
                 case 0..<0x20: throw problem("control character in a string")

@@ -149,7 +149,8 @@ package final class JWTKeySet: Sendable {
             if inside { lines.append(line) }
             if inside && line.hasPrefix("-----END ") {
                 inside = false
-                keys.append(Key(id: nil, algorithm: nil, material: try material(pem: lines.joined(separator: "\n") + "\n")))
+                keys.append(
+                    Key(id: nil, algorithm: nil, material: try material(pem: lines.joined(separator: "\n") + "\n")))
             }
         }
         guard !inside else { throw JWTError("a PEM block is not finished") }
@@ -193,7 +194,9 @@ package final class JWTKeySet: Sendable {
             let place = "key \(index + 1)"
             // Keys for encryption, and types this verifier does not know, may stand beside ours.
             if let use = item["use"]?.string, use != "sig" { continue }
-            if let operations = item["key_ops"]?.items, !operations.contains(where: { $0.string == "verify" }) { continue }
+            if let operations = item["key_ops"]?.items, !operations.contains(where: { $0.string == "verify" }) {
+                continue
+            }
             var algorithm: JWTAlgorithm?
             if let name = item["alg"]?.string {
                 guard let known = JWTAlgorithm(rawValue: name) else { continue }
@@ -224,7 +227,8 @@ package final class JWTKeySet: Sendable {
             case ("EC", "P-256"): return .p256(try P256.Signing.PublicKey(x963Representation: try point()))
             case ("EC", "P-384"): return .p384(try P384.Signing.PublicKey(x963Representation: try point()))
             case ("EC", "P-521"): return .p521(try P521.Signing.PublicKey(x963Representation: try point()))
-            case ("OKP", "Ed25519"): return .ed25519(try Curve25519.Signing.PublicKey(rawRepresentation: try field("x")))
+            case ("OKP", "Ed25519"):
+                return .ed25519(try Curve25519.Signing.PublicKey(rawRepresentation: try field("x")))
             case ("oct", _):
                 guard let algorithms, algorithms.contains(where: \.isSymmetric) else {
                     throw JWTError("\(place): an oct key needs its HS algorithm in algorithms")
@@ -264,7 +268,9 @@ package final class JWTKeySet: Sendable {
         }
         guard header["crit"] == nil else { throw JWTError("critical header fields are not supported") }
         guard header["b64"] == nil else { throw JWTError("unencoded payloads are not supported") }
-        guard let signature = Base64URL.decode(parts[2]), !signature.isEmpty else { throw JWTError("malformed signature") }
+        guard let signature = Base64URL.decode(parts[2]), !signature.isEmpty else {
+            throw JWTError("malformed signature")
+        }
         let signed = token[..<(token.count - parts[2].count - 1)]
         let keyID = header["kid"]?.string
         var candidates = keys.filter { $0.fits(algorithm) }
@@ -295,7 +301,8 @@ package final class JWTKeySet: Sendable {
             }
         }
         switch (material, algorithm) {
-        case (.rsa(let key), .rs256), (.rsa(let key), .rs384), (.rsa(let key), .rs512): return rsa(key, .insecurePKCS1v1_5)
+        case (.rsa(let key), .rs256), (.rsa(let key), .rs384), (.rsa(let key), .rs512):
+            return rsa(key, .insecurePKCS1v1_5)
         case (.rsa(let key), .ps256), (.rsa(let key), .ps384), (.rsa(let key), .ps512): return rsa(key, .PSS)
         case (.p256(let key), .es256):
             guard let signature = try? P256.Signing.ECDSASignature(rawRepresentation: signature) else { return false }
@@ -308,11 +315,14 @@ package final class JWTKeySet: Sendable {
             return key.isValidSignature(signature, for: signed)
         case (.ed25519(let key), .edDSA): return key.isValidSignature(signature, for: signed)
         case (.secret(let key), .hs256):
-            return HMAC<SHA256>.isValidAuthenticationCode(signature, authenticating: signed, using: SymmetricKey(data: key))
+            return HMAC<SHA256>.isValidAuthenticationCode(
+                signature, authenticating: signed, using: SymmetricKey(data: key))
         case (.secret(let key), .hs384):
-            return HMAC<SHA384>.isValidAuthenticationCode(signature, authenticating: signed, using: SymmetricKey(data: key))
+            return HMAC<SHA384>.isValidAuthenticationCode(
+                signature, authenticating: signed, using: SymmetricKey(data: key))
         case (.secret(let key), .hs512):
-            return HMAC<SHA512>.isValidAuthenticationCode(signature, authenticating: signed, using: SymmetricKey(data: key))
+            return HMAC<SHA512>.isValidAuthenticationCode(
+                signature, authenticating: signed, using: SymmetricKey(data: key))
         default: return false
         }
     }

@@ -10,7 +10,11 @@ import Synchronization
 package final class PluginSharedState: Sendable {
     let store = PluginStore()
     /// Counters of every VM that ran for this binding; those of VMs that are gone are folded into `past`.
-    private let counters = Mutex((live: [ObjectIdentifier: HookCounters](), past: [HookFigures](repeating: HookFigures(), count: PluginHook.allCases.count)))
+    private let counters = Mutex(
+        (
+            live: [ObjectIdentifier: HookCounters](),
+            past: [HookFigures](repeating: HookFigures(), count: PluginHook.allCases.count)
+        ))
     private let figures = Mutex(Figures())
     private let logBucket = Mutex((tokens: -1.0, last: 0.0))
 
@@ -139,7 +143,8 @@ package final class LoadedPlugin: @unchecked Sendable {
             func place(_ key: String) -> ConfigurationError {
                 let table = binding.table["budget"]?.table
                 return ConfigurationError(
-                    location: table?[key]?.location ?? binding.location, message: "plugin.budget.\(key) of \"\(binding.id)\"")
+                    location: table?[key]?.location ?? binding.location,
+                    message: "plugin.budget.\(key) of \"\(binding.id)\"")
             }
             instructions = budget.instructions ?? limits.defaultInstructions
             guard instructions <= limits.maximumInstructions else {
@@ -208,10 +213,12 @@ package final class LoadedPlugin: @unchecked Sendable {
         func place(_ key: String) -> TOMLLocation { matchTable?[key]?.location ?? binding.location }
         if let prefixes = match.prefixes, prefixes.count > limits.maximumPrefixes {
             throw ConfigurationError(
-                location: place("prefixes"), message: "plugin.match.prefixes: more than \(limits.maximumPrefixes) prefixes")
+                location: place("prefixes"),
+                message: "plugin.match.prefixes: more than \(limits.maximumPrefixes) prefixes")
         }
         let admission: HookSet = [.admitMutate, .admitValidate]
-        if let rpcs = match.rpcs, !manifest.hooks.isDisjoint(with: admission), manifest.hooks.isDisjoint(with: [.authz, .audit]),
+        if let rpcs = match.rpcs, !manifest.hooks.isDisjoint(with: admission),
+            manifest.hooks.isDisjoint(with: [.authz, .audit]),
             !rpcs.isSubset(of: .admissible)
         {
             let wrong = RPCKind.allCases.first { rpcs.contains($0) && !RPCSet.admissible.contains($0) }
@@ -263,7 +270,9 @@ package final class LoadedPlugin: @unchecked Sendable {
 
     /// Whether keys, user and role of a request are those this binding is for. The call is not looked at.
     func matches(_ ops: [PluginOp], _ identity: PluginIdentity) -> Bool {
-        if !prefixes.isEmpty && !ops.contains(where: { op in prefixes.contains { KeyMatch.touches(op.key, op.rangeEnd, $0) } }) {
+        if !prefixes.isEmpty
+            && !ops.contains(where: { op in prefixes.contains { KeyMatch.touches(op.key, op.rangeEnd, $0) } })
+        {
             return false
         }
         guard match.users != nil || match.roles != nil else { return true }

@@ -326,10 +326,14 @@ package final class LoopPlugins {
         for pair in value.pairs ?? [] {
             switch pair.key.string {
             case "user":
-                guard let text = pair.value.string, text.utf8.count <= 256 else { throw bad("user must be a string of at most 256 bytes") }
+                guard let text = pair.value.string, text.utf8.count <= 256 else {
+                    throw bad("user must be a string of at most 256 bytes")
+                }
                 user = text
             case "roles":
-                guard let items = pair.value.items, items.count <= 64 else { throw bad("roles must be an array of at most 64") }
+                guard let items = pair.value.items, items.count <= 64 else {
+                    throw bad("roles must be an array of at most 64")
+                }
                 for item in items {
                     guard let role = item.string, role.utf8.count <= 256 else { throw bad("roles must be strings") }
                     roles.append(role)
@@ -338,7 +342,9 @@ package final class LoopPlugins {
                 guard let number = pair.value.number, number.isFinite else { throw bad("expires must be a number") }
                 expires = number
             case "cache":
-                guard let number = pair.value.number, number >= 0 else { throw bad("cache must be a number, not negative") }
+                guard let number = pair.value.number, number >= 0 else {
+                    throw bad("cache must be a number, not negative")
+                }
                 cache = min(number, 3600)
             default: throw bad("unknown field \(pair.key.described)")
             }
@@ -347,7 +353,8 @@ package final class LoopPlugins {
         let source: PluginIdentity.Source
         if case .certificate = request.credential { source = .certificate } else { source = .plugin }
         let identity = PluginIdentity(
-            user: user, roles: roles, commonName: request.commonName, peer: request.peer, source: source, expires: expires)
+            user: user, roles: roles, commonName: request.commonName, peer: request.peer, source: source,
+            expires: expires)
         return (identity, cache)
     }
 

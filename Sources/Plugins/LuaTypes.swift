@@ -123,19 +123,19 @@ package enum LuaTypes {
 
             """,
         "cred": """
-            ---@field kind string password, token, certificate
-            ---@field user string?
-            ---@field password moonraft.secret?
-            ---@field token moonraft.secret?
-            ---@field cn string?
+        ---@field kind string password, token, certificate
+        ---@field user string?
+        ---@field password moonraft.secret?
+        ---@field token moonraft.secret?
+        ---@field cn string?
 
-            """,
+        """,
         "peer": """
-            ---@field address string?
-            ---@field tls boolean
-            ---@field cn string?
+        ---@field address string?
+        ---@field tls boolean
+        ---@field cn string?
 
-            """,
+        """,
     ]
 
     private static let operations = [

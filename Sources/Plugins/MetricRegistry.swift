@@ -71,7 +71,9 @@ package final class MetricRegistry: Sendable {
         _ declaration: MetricDeclaration, key: [UInt8], labels: [String], to metric: inout Metric
     ) -> Int {
         var series = Series(key: key, labels: labels)
-        if declaration.kind == .histogram { series.counts = [UInt64](repeating: 0, count: declaration.buckets.count + 1) }
+        if declaration.kind == .histogram {
+            series.counts = [UInt64](repeating: 0, count: declaration.buckets.count + 1)
+        }
         metric.index[key] = metric.series.count
         metric.series.append(series)
         return metric.series.count - 1
@@ -115,7 +117,9 @@ package final class MetricRegistry: Sendable {
 
     private func slot(_ metric: Int, _ key: [UInt8], _ state: inout State) -> Int {
         let latest = state.metrics[metric].latest
-        if latest < state.metrics[metric].series.count, state.metrics[metric].series[latest].key == key { return latest }
+        if latest < state.metrics[metric].series.count, state.metrics[metric].series[latest].key == key {
+            return latest
+        }
         let slot: Int
         if let known = state.metrics[metric].index[key] {
             slot = known
@@ -145,7 +149,9 @@ package final class MetricRegistry: Sendable {
     }
 
     private static func labels(_ key: [UInt8]) -> [String] {
-        key.split(separator: 0xFF, omittingEmptySubsequences: false).dropLast().map { String(decoding: $0, as: UTF8.self) }
+        key.split(separator: 0xFF, omittingEmptySubsequences: false).dropLast().map {
+            String(decoding: $0, as: UTF8.self)
+        }
     }
 
     /// How often the series bound was hit.

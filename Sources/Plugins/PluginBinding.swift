@@ -70,7 +70,9 @@ package struct PluginBinding: Sendable {
             if let other = bindings.first(where: { $0.id == binding.id }) {
                 throw ConfigurationError(
                     location: table["id"]?.location ?? table["name"]?.location ?? table.location,
-                    message: "plugin.id: \"\(binding.id)\" is already used at \(other.location); give this binding its own id")
+                    message:
+                        "plugin.id: \"\(binding.id)\" is already used at \(other.location); give this binding its own id"
+                )
             }
             bindings.append(binding)
         }

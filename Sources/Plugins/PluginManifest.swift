@@ -49,7 +49,8 @@ package struct PluginMatch: Sendable, Equatable {
                 guard let stage = Stage(rawValue: name) else {
                     throw ConfigurationError(
                         location: location,
-                        message: "\(reader.name("stages")): the stages are \"decided\" and \"completed\", not \"\(name)\"")
+                        message:
+                            "\(reader.name("stages")): the stages are \"decided\" and \"completed\", not \"\(name)\"")
                 }
                 stages.append(stage)
             }
@@ -143,7 +144,8 @@ package struct PluginManifest: Sendable {
     private init(_ table: TOMLTable, package: PluginPackage) throws(ConfigurationError) {
         let reader = TOMLReader(table, path: "")
         try reader.allow([
-            "name", "version", "api", "summary", "entry", "hooks", "capabilities", "priority", "critical", "match", "budget",
+            "name", "version", "api", "summary", "entry", "hooks", "capabilities", "priority", "critical", "match",
+            "budget",
             "failure", "config", "metrics",
         ])
         name = try reader.requiredString("name")
@@ -151,7 +153,9 @@ package struct PluginManifest: Sendable {
             throw reader.error("name", "\"\(name)\" is not the name of the folder, \"\(package.name)\"")
         }
         version = try reader.requiredString("version")
-        guard !version.isEmpty, version.utf8.count <= 64 else { throw reader.error("version", "must have 1 to 64 bytes") }
+        guard !version.isEmpty, version.utf8.count <= 64 else {
+            throw reader.error("version", "must have 1 to 64 bytes")
+        }
         let api = try reader.requiredString("api")
         guard api == "1" else { throw reader.error("api", "this host has version \"1\" of the API, not \"\(api)\"") }
         summary = try reader.string("summary") ?? ""
@@ -250,13 +254,15 @@ package struct PluginManifest: Sendable {
         guard labels.count <= 8 else { throw reader.error("labels", "more than 8 labels") }
         for (label, location) in labels {
             guard isMetricName(label, maximum: 64), label != "plugin", label != "le" else {
-                throw ConfigurationError(location: location, message: "\(reader.name("labels")): \"\(label)\" cannot be a label")
+                throw ConfigurationError(
+                    location: location, message: "\(reader.name("labels")): \"\(label)\" cannot be a label")
             }
         }
         guard Set(labels.map(\.text)).count == labels.count else { throw reader.error("labels", "a label is repeated") }
         var buckets: [Double] = []
         for item in try reader.array("buckets") ?? [] {
-            guard let bound = item.float ?? item.integer.map(Double.init), bound.isFinite, bound > buckets.last ?? -.infinity
+            guard let bound = item.float ?? item.integer.map(Double.init), bound.isFinite,
+                bound > buckets.last ?? -.infinity
             else {
                 throw ConfigurationError(
                     location: item.location, message: "\(reader.name("buckets")): expected ascending numbers")

@@ -163,7 +163,8 @@ package final class PluginPackage: Sendable {
         /// Plain names; Lua modules must also be names that `require` takes.
         private static func isValid(_ name: String, prefix: String) -> Bool {
             let bytes = Array(name.utf8)
-            guard let first = bytes.first, bytes.count <= 100, first != UInt8(ascii: "."), first != UInt8(ascii: "-") else {
+            guard let first = bytes.first, bytes.count <= 100, first != UInt8(ascii: "."), first != UInt8(ascii: "-")
+            else {
                 return false
             }
             let plain = bytes.allSatisfy { byte in

@@ -29,7 +29,8 @@ package enum PluginReports {
                 throw PluginError(error)
             } catch let error as PluginError {
                 // The binding is ours; its place would only confuse.
-                throw PluginError(location: error.location?.file == "plugin check" ? nil : error.location, orFile: error)
+                throw PluginError(
+                    location: error.location?.file == "plugin check" ? nil : error.location, orFile: error)
             } catch {
                 throw PluginError(message: "\(error)")
             }
@@ -50,7 +51,9 @@ package enum PluginReports {
     private static func list(_ names: [String]) -> String { names.isEmpty ? "none" : names.joined(separator: ", ") }
 
     /// The digest of a package, as `digest` in a binding takes it.
-    package static func digest(path: String) throws(PluginError) -> String { try PluginPackage(directory: path).digest + "\n" }
+    package static func digest(path: String) throws(PluginError) -> String {
+        try PluginPackage(directory: path).digest + "\n"
+    }
 
     /// Verifies the hash chain of files, oldest first: what `audit verify` prints.
     ///

@@ -56,7 +56,7 @@ package final class PluginSet: Sendable {
             } else {
                 do {
                     package = try PluginPackage(directory: path)
-                } catch where error.file == path {
+                } catch  where error.file == path {
                     throw PluginError(
                         location: binding.table["path"]?.location ?? binding.location,
                         message: "plugin \"\(binding.id)\": \(error)")
@@ -124,7 +124,10 @@ package final class PluginSet: Sendable {
     private static func checkOrder(_ plugins: [LoadedPlugin]) throws(PluginError) {
         for (i, plugin) in plugins.enumerated() {
             for other in plugins[..<i] where other.order == plugin.order {
-                guard let hook = PluginHook.requestHooks.first(where: { plugin.hooks.contains($0) && other.hooks.contains($0) })
+                guard
+                    let hook = PluginHook.requestHooks.first(where: {
+                        plugin.hooks.contains($0) && other.hooks.contains($0)
+                    })
                 else { continue }
                 throw PluginError(
                     location: plugin.binding.table["order"]?.location ?? plugin.binding.location,
@@ -177,7 +180,9 @@ package final class PluginSet: Sendable {
         return (auditNeed(.decided, request, identity), auditNeed(.completed, request, identity))
     }
 
-    package func auditNeed(_ stage: AuditRecord.Stage, _ request: PluginRequest, _ identity: PluginIdentity) -> AuditNeed {
+    package func auditNeed(_ stage: AuditRecord.Stage, _ request: PluginRequest, _ identity: PluginIdentity)
+        -> AuditNeed
+    {
         guard selects(request.rpc).contains(.audit) else { return .none }
         var need = AuditNeed.none
         for index in chain(.audit) {

@@ -78,7 +78,9 @@ extension PluginVM {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false)
         guard (1...4).contains(parts.count), path.utf8.count <= 200 else { return false }
         return parts.allSatisfy { part in
-            guard let first = part.utf8.first, first != UInt8(ascii: "."), first != UInt8(ascii: "-") else { return false }
+            guard let first = part.utf8.first, first != UInt8(ascii: "."), first != UInt8(ascii: "-") else {
+                return false
+            }
             return part.utf8.allSatisfy { byte in
                 switch byte {
                 case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
@@ -99,7 +101,9 @@ extension PluginVM {
     func sinkWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         let number = try sink(a)
         let line = try a.bytes(1, "line")
-        guard line.baseAddress.map({ memchr($0, 0x0A, line.count) == nil }) ?? true else { throw HostError("the line has a newline inside") }
+        guard line.baseAddress.map({ memchr($0, 0x0A, line.count) == nil }) ?? true else {
+            throw HostError("the line has a newline inside")
+        }
         try append(line, to: number, vm)
     }
 
@@ -185,15 +189,20 @@ extension PluginVM {
 
     func sinkRecords(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         let number = try sink(a)
-        guard recordForms.count < Self.maximumForms else { throw HostError("more than \(Self.maximumForms) forms of records") }
-        recordForms.append((number, AuditRecordJSON(options: a.isNil(1) ? AuditJSONOptions() : try jsonOptions(a.any(1)))))
+        guard recordForms.count < Self.maximumForms else {
+            throw HostError("more than \(Self.maximumForms) forms of records")
+        }
+        recordForms.append(
+            (number, AuditRecordJSON(options: a.isNil(1) ? AuditJSONOptions() : try jsonOptions(a.any(1)))))
         returnValue(vm, .handle(kind: MOONRAFT_HANDLE_RECORDS.int32, number: Int32(recordForms.count)))
     }
 
     func recordsWrite(_ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         let number = try a.handle(0, MOONRAFT_HANDLE_RECORDS, "self") - 1
         guard recordForms.indices.contains(number) else { throw HostError("no such form of records") }
-        guard a.isHandle(1, MOONRAFT_HANDLE_REC), let record = scope.record else { throw HostError("rec must be a record") }
+        guard a.isHandle(1, MOONRAFT_HANDLE_REC), let record = scope.record else {
+            throw HostError("rec must be a record")
+        }
         // JSON of one record has no newline inside.
         let line = recordForms[number].writer.encode(record)
         moonraft_vm_charge(vm, UInt64(line.count / 16 + 50))

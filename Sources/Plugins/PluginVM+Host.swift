@@ -156,7 +156,8 @@ extension PluginVM {
         case .sinkRecords: try sinkRecords(a, vm)
         case .recordsWrite: try recordsWrite(a, vm)
         case .secretEquals:
-            moonraft_vm_return_boolean(vm, constantTimeEquals(try secret(a, 0), try secretOrBytes(a, 1, "other")) ? 1 : 0)
+            moonraft_vm_return_boolean(
+                vm, constantTimeEquals(try secret(a, 0), try secretOrBytes(a, 1, "other")) ? 1 : 0)
         case .secretLength: moonraft_vm_return_integer(vm, Int64(try secret(a, 0).count))
         case .secretVerifySHA256: try verifySHA256(a, vm)
         case .secretSHA256:
@@ -227,7 +228,8 @@ extension PluginVM {
     private func log(_ level: PluginLogEntry.Level, _ a: HostArguments) throws(HostError) {
         let message = cut(try a.label(0, "message"), 1024)
         let environment = plugin.environment
-        guard plugin.shared.mayLog(now: environment.clock.monotonic(), perSecond: environment.limits.logLinesPerSecond) else {
+        guard plugin.shared.mayLog(now: environment.clock.monotonic(), perSecond: environment.limits.logLinesPerSecond)
+        else {
             return
         }
         var fields: [(name: String, value: String)] = []
@@ -450,7 +452,8 @@ extension PluginVM {
         default:
             let query = try Self.query(a.any(0), defaultLimit: Self.maximumRangeKeys, maximum: Self.maximumRangeKeys)
             let (keys, more) = store.range(
-                query.key, query.end, limit: query.limit, maximumBytes: Self.maximumRangeBytes, keysOnly: query.keysOnly)
+                query.key, query.end, limit: query.limit, maximumBytes: Self.maximumRangeBytes, keysOnly: query.keysOnly
+            )
             moonraft_vm_charge(vm, UInt64(50 + keys.count * 10))
             returnValue(vm, .array(keys.prefix(query.limit).map { Self.encode($0, keysOnly: query.keysOnly) }))
             moonraft_vm_return_boolean(vm, more ? 1 : 0)
@@ -484,7 +487,9 @@ extension PluginVM {
                 key = prefix.isEmpty ? [0] : prefix
                 end = prefix.isEmpty ? [0] : successor(prefix)
             case "limit":
-                guard let asked = pair.value.integer, asked > 0 else { throw HostError("limit must be a positive integer") }
+                guard let asked = pair.value.integer, asked > 0 else {
+                    throw HostError("limit must be a positive integer")
+                }
                 limit = Int(min(asked, Int64(maximum)))
             case "keys_only": keysOnly = pair.value.boolean ?? false
             default: throw HostError("unknown field \(pair.key.described) in the query")

@@ -256,7 +256,8 @@ final class PluginVM {
             plugin.shared.rebuilt()
         case .lua, .result: break
         }
-        plugin.log(.error, "hook failed", [("hook", hook.name), ("reason", failure.kind.name), ("error", failure.text)])
+        plugin.log(
+            .error, "hook failed", [("hook", hook.name), ("reason", failure.kind.name), ("error", failure.text)])
         throw failure
     }
 
@@ -269,7 +270,8 @@ final class PluginVM {
 
     private func readRefusal(_ vm: OpaquePointer) {
         let outcome = moonraft_vm_outcome(vm).pointee
-        refusalText = String(decoding: UnsafeBufferPointer(start: outcome.text, count: outcome.text_count), as: UTF8.self)
+        refusalText = String(
+            decoding: UnsafeBufferPointer(start: outcome.text, count: outcome.text_count), as: UTF8.self)
         refusalCode = Array(UnsafeBufferPointer(start: outcome.code, count: outcome.code_count))
     }
 

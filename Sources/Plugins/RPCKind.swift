@@ -51,7 +51,8 @@ package enum RPCKind: UInt8, CaseIterable, Sendable {
     package var changesState: Bool {
         switch self {
         case .put, .deleteRange, .compact, .leaseGrant, .leaseRevoke, .alarm, .moveLeader, .downgrade, .memberAdd,
-            .memberRemove, .memberUpdate, .memberPromote, .authEnable, .authDisable, .userAdmin, .roleAdmin, .defragment:
+            .memberRemove, .memberUpdate, .memberPromote, .authEnable, .authDisable, .userAdmin, .roleAdmin,
+            .defragment:
             true
         default: false
         }
@@ -69,7 +70,8 @@ package struct RPCSet: OptionSet, Sendable, Hashable {
     package static let writes = RPCSet([.put, .deleteRange, .txn])
     /// What the admission hooks may be bound to.
     static let admissible = RPCSet([
-        .put, .deleteRange, .txn, .compact, .leaseGrant, .leaseRevoke, .userAdmin, .roleAdmin, .memberAdd, .memberRemove,
+        .put, .deleteRange, .txn, .compact, .leaseGrant, .leaseRevoke, .userAdmin, .roleAdmin, .memberAdd,
+        .memberRemove,
         .memberUpdate, .memberPromote, .range,
     ])
 

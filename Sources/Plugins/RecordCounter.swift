@@ -45,7 +45,9 @@ struct RecordCounter {
     /// Adds what a script declared for a metric.
     mutating func add(_ rule: LuaValue, metric: Int, _ declaration: MetricDeclaration) throws(HostError) {
         guard let pairs = rule.pairs else { throw HostError("a rule is a table") }
-        guard rules.count < Self.maximumRules else { throw HostError("more than \(Self.maximumRules) metrics follow records") }
+        guard rules.count < Self.maximumRules else {
+            throw HostError("more than \(Self.maximumRules) metrics follow records")
+        }
         var value: RecordRule.Value?
         var labels: [RecordRule.Label] = []
         var prefixes: [[UInt8]] = []
@@ -54,7 +56,9 @@ struct RecordCounter {
             switch pair.key.string {
             case "value":
                 value = pair.value.string.flatMap(RecordRule.Value.init)
-                guard value != nil else { throw HostError("value must be \"operations\", \"written_bytes\" or \"seconds\"") }
+                guard value != nil else {
+                    throw HostError("value must be \"operations\", \"written_bytes\" or \"seconds\"")
+                }
             case "labels":
                 for item in pair.value.items ?? [] {
                     guard let label = item.string.flatMap(RecordRule.Label.init) else {
@@ -97,7 +101,8 @@ struct RecordCounter {
             lists.append(prefixes)
             found.append(0)
         }
-        rules.append(RecordRule(metric: metric, update: update, value: value, labels: labels, list: list, except: except))
+        rules.append(
+            RecordRule(metric: metric, update: update, value: value, labels: labels, list: list, except: except))
     }
 
     /// Counts a record.
@@ -123,7 +128,9 @@ struct RecordCounter {
     private static func place(_ ops: [PluginOp], _ i: Int, _ prefixes: [[UInt8]]) -> Int {
         ops.withUnsafeBufferPointer { ops in
             var place = 0
-            while place < prefixes.count && !KeyMatch.within(ops[i].key, ops[i].rangeEnd, prefixes[place]) { place += 1 }
+            while place < prefixes.count && !KeyMatch.within(ops[i].key, ops[i].rangeEnd, prefixes[place]) {
+                place += 1
+            }
             return place
         }
     }

@@ -125,7 +125,8 @@ extension Replica {
         let applied = pending.appliedIndex
         guard applied >= backend.releasedIndex &+ configuration.snapshotCount else { return }
         backend.releasedIndex = applied
-        let keep = applied > configuration.catchUpEntries
+        let keep =
+            applied > configuration.catchUpEntries
             ? applied - configuration.catchUpEntries : 1
         effects.release = LogRelease(
             applied: WALSnapshot(index: applied, term: pending.appliedTerm), keepFrom: keep,

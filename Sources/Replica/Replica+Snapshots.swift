@@ -123,10 +123,13 @@ extension Replica {
         waiting.entries.removeAll { unseen.append($0.proposal) }
         unseen += waiting.uncertain.map(\.proposal)
         waiting.uncertain.removeAll()
-        for tagged in waiting.takeTagged(before: .max, where: { kind in
-            if case .question = kind { return false }
-            return true
-        }) {
+        for tagged in waiting.takeTagged(
+            before: .max,
+            where: { kind in
+                if case .question = kind { return false }
+                return true
+            })
+        {
             switch tagged.kind {
             case .proposal(let queued): unseen.append(queued)
             // Made again it would be refused, for instance because its member exists already.

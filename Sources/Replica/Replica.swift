@@ -239,7 +239,8 @@ package final class Replica {
         if soft.role == .leader {
             figures.leaderChanges &+= 1
             // With others to vote, somebody else may have renewed leases until a moment ago.
-            let extend = raft.confState.voters.count > 1
+            let extend =
+                raft.confState.voters.count > 1
                 ? configuration.tickMilliseconds &* UInt64(configuration.electionTicks) : 0
             machine.promote(
                 now: LeaseTime(nanoseconds: now), extendMilliseconds: Int64(clamping: extend))

@@ -23,7 +23,8 @@ struct LoadedPlugins {
         folder = Self.folder(settings.plugins.folder, base: base)
         self.environment = environment
         let bindings = try PluginBinding.parse(settings.plugins.bindings)
-        set = bindings.isEmpty
+        set =
+            bindings.isEmpty
             ? PluginSet(environment: environment)
             : try PluginSet(bindings: bindings, folder: folder, environment: environment)
     }

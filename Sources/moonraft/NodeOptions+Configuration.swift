@@ -90,11 +90,13 @@ extension RPCServerConfiguration {
         controlFramesPerSecond = transport.controlFramesPerSecond
         handshakeTimeout = TimeAmount(transport.handshakeTimeout)
         requestReceiveTimeout = TimeAmount(transport.requestTimeout)
-        idleTimeout = transport.idleTimeout == .zero
+        idleTimeout =
+            transport.idleTimeout == .zero
             ? .hours(24 * 365) : TimeAmount(transport.idleTimeout)
         drainTimeout = TimeAmount(transport.drainTimeout)
         keepaliveMinInterval = TimeAmount(settings.keepalive.minimumTime)
-        keepaliveInterval = settings.keepalive.interval == .zero
+        keepaliveInterval =
+            settings.keepalive.interval == .zero
             ? .hours(24 * 365) : TimeAmount(settings.keepalive.interval)
         keepaliveTimeout = TimeAmount(settings.keepalive.timeout)
         maxConnections = settings.limits.connections == 0 ? nil : settings.limits.connections

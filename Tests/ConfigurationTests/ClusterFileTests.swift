@@ -95,8 +95,11 @@ import Testing
     @Test func mistakesInAnyTableAreFound() {
         let good = "[[cluster.member]]\nname = \"a\"\npeer-urls = [\"http://a:1\"]\nclient-urls = [\"http://a:2\"]\n"
         let cases: [(String, String)] = [
-            ("[cluster]\nmember = 3", "m.toml:2:10: cluster.member: expected tables that start with [[cluster.member]], "
-                + "found an integer"),
+            (
+                "[cluster]\nmember = 3",
+                "m.toml:2:10: cluster.member: expected tables that start with [[cluster.member]], "
+                    + "found an integer"
+            ),
             ("[cluster]\nmember = [3]", "m.toml:2:11: cluster.member: expected a table, found an integer"),
             ("[[cluster.member]]\nname = \"a\"", "m.toml:1:11: cluster.member.peer-urls is missing"),
             (
@@ -150,7 +153,8 @@ import Testing
             .deletingLastPathComponent().deletingLastPathComponent().appending(path: "config/cluster.toml")
         let text = try String(contentsOf: path, encoding: .utf8)
         let all = try LoadedConfiguration.all(
-            flags: CommandLineFlags(["--config", "cluster.toml"]), environment: [:]) { _ in text }
+            flags: CommandLineFlags(["--config", "cluster.toml"]), environment: [:]
+        ) { _ in text }
         #expect(all.map(\.configuration.member.dataDirectory) == ["n1.moonraft", "n2.moonraft", "n3.moonraft"])
         #expect(Set(all.flatMap { $0.configuration.clients.listen + $0.configuration.peers.listen }).count == 6)
         #expect(Set(all.map(\.configuration.cluster.initial)).count == 1)

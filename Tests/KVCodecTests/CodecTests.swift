@@ -81,9 +81,21 @@ private func fullTxn() -> [UInt8] {
         $0.data(7, Array("v".utf8))
         $0.data(64, Array("l".utf8))
     }
-    txn.nested(2) { $0.nested(1) { $0.data(1, [1]); $0.int64(3, 9); $0.bool(7, true) } }
-    txn.nested(2) { $0.nested(2) { $0.data(1, [2]); $0.data(2, [3]); $0.int64(3, 77) } }
-    txn.nested(3) { $0.nested(3) { $0.data(1, [4]); $0.data(2, [0]); $0.bool(3, true) } }
+    txn.nested(2) {
+        $0.nested(1) {
+            $0.data(1, [1]); $0.int64(3, 9); $0.bool(7, true)
+        }
+    }
+    txn.nested(2) {
+        $0.nested(2) {
+            $0.data(1, [2]); $0.data(2, [3]); $0.int64(3, 77)
+        }
+    }
+    txn.nested(3) {
+        $0.nested(3) {
+            $0.data(1, [4]); $0.data(2, [0]); $0.bool(3, true)
+        }
+    }
     txn.nested(3) { $0.nested(4) { $0.nested(2) { $0.nested(2) { $0.data(1, [5]) } } } }
     return txn.bytes
 }

@@ -148,9 +148,10 @@ private func putCommand(_ key: String, _ value: String) -> [UInt8] {
                 }
                 let path = directory + "/copy\(number)"
                 let done = Mailbox<Bool>(capacity: 1)
-                #expect(node.onBackend { backend in
-                    done.post((try? backend.copy(toFile: path, compacting: false)) != nil)
-                })
+                #expect(
+                    node.onBackend { backend in
+                        done.post((try? backend.copy(toFile: path, compacting: false)) != nil)
+                    })
                 var answers: [Bool] = []
                 done.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000)
                 #expect(answers == [true])

@@ -45,7 +45,8 @@ private func open(_ directory: String) throws -> Node {
 }
 
 private func put(_ node: Node, _ key: String, _ value: String) -> ApplyResult? {
-    let body: [UInt8] = [0x0A, UInt8(key.utf8.count)] + key.utf8 + [0x12, UInt8(value.utf8.count)]
+    let body: [UInt8] =
+        [0x0A, UInt8(key.utf8.count)] + key.utf8 + [0x12, UInt8(value.utf8.count)]
         + value.utf8
     let waiter = Waiter()
     guard node.propose(Command.encode(kind: .put, body: body), waiter: waiter),

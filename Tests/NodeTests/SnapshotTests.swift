@@ -69,7 +69,8 @@ private func propose(_ node: Node, _ kind: Command.Kind, _ body: [UInt8]) -> App
 }
 
 private func put(_ node: Node, _ key: String, _ value: String) {
-    let body: [UInt8] = [0x0A, UInt8(key.utf8.count)] + key.utf8 + [0x12, UInt8(value.utf8.count)]
+    let body: [UInt8] =
+        [0x0A, UInt8(key.utf8.count)] + key.utf8 + [0x12, UInt8(value.utf8.count)]
         + value.utf8
     #expect(propose(node, .put, body)?.error == nil)
 }
@@ -100,8 +101,10 @@ private func save(_ node: Node, to path: String) throws {
     }
     #expect(UInt64(bytes.count) == copy.byteCount)
     try Data(bytes + copy.digest).write(to: URL(fileURLWithPath: path))
-    #expect(try FileManager.default.contentsOfDirectory(
-        atPath: node.options.dataDirectory + "/member/snap").isEmpty)
+    #expect(
+        try FileManager.default.contentsOfDirectory(
+            atPath: node.options.dataDirectory + "/member/snap"
+        ).isEmpty)
 }
 
 /// A node with keys, deleted keys, a lease and an alarm, saved.
@@ -271,7 +274,8 @@ private let newMembers: [(name: String, peerURLs: [String])] = [
             #expect(store.compactRevision == store.currentRevision)
             let (wal, replay) = try WAL.open(
                 disk: PosixDisk(), directory: restored.directory + "/member/wal",
-                configuration: WALConfiguration(segmentBytes: 1 << 20), replayFrom: 2) { _ in }
+                configuration: WALConfiguration(segmentBytes: 1 << 20), replayFrom: 2
+            ) { _ in }
             try wal.close()
             #expect(replay.metadata.memberID == id)
             #expect(replay.metadata.clusterID == all[0].outcome.clusterID)
@@ -411,7 +415,8 @@ private let newMembers: [(name: String, peerURLs: [String])] = [
         ]
         do {
             let (wal, _) = try WAL.open(
-                disk: disk, directory: directory, configuration: configuration, replayFrom: 2) { _ in }
+                disk: disk, directory: directory, configuration: configuration, replayFrom: 2
+            ) { _ in }
             try wal.append(
                 hardState: WALHardState(term: 2, vote: 0, commit: 1), entries: [WALEntry]())
             for (number, (kind, payload)) in payloads.enumerated() {

@@ -89,8 +89,9 @@ private func decode(_ bytes: [UInt8]) throws(PeerMessageError) -> PeerMessage {
                         entries: [Entry(index: 9, term: 1, data: [0xAA, 0xBB])]))))
         #expect(
             Array(append.encoded().dropFirst(17)) == [1, 8, 1, 7, 1, 0, 1, 0, 2, 0xAA, 0xBB])
-        #expect(sampleMessages().map { $0.encoded()[0] }.reduce(into: Set()) { $0.insert($1) }
-            == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 24, 25, 26, 32])
+        #expect(
+            sampleMessages().map { $0.encoded()[0] }.reduce(into: Set()) { $0.insert($1) }
+                == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 24, 25, 26, 32])
     }
 
     @Test func everyCutIsAnError() {
@@ -148,7 +149,10 @@ private func decode(_ bytes: [UInt8]) throws(PeerMessageError) -> PeerMessage {
             var bytes: [UInt8] = [kinds[round % kinds.count]]
             for _ in 0..<Int.random(in: 16...60, using: &random) {
                 // Small bytes reach deeper than uniform ones.
-                bytes.append(UInt8(Int.random(in: 0...3, using: &random) == 0 ? Int.random(in: 0...255, using: &random) : Int.random(in: 0...2, using: &random)))
+                bytes.append(
+                    UInt8(
+                        Int.random(in: 0...3, using: &random) == 0
+                            ? Int.random(in: 0...255, using: &random) : Int.random(in: 0...2, using: &random)))
             }
             if let message = try? decode(bytes) {
                 accepted += 1

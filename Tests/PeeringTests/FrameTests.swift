@@ -99,7 +99,10 @@ private func frames(_ bytes: [UInt8], maxBytes: Int = 1 << 20) throws -> [(Frame
     @Test func peerURLsAreRead() {
         #expect(PeerEndpoint(url: "http://10.0.0.1:2380").map { "\($0.host) \($0.port)" } == "10.0.0.1 2380")
         #expect(PeerEndpoint(url: "https://[::1]:2380/").map { "\($0.host) \($0.port)" } == "::1 2380")
-        for url in ["", "http://", "http://a", "http://a:b", "http://:1", "http://a:65536", "ftp://a:1", "http://a/b:1", "http://::1:5"] {
+        for url in [
+            "", "http://", "http://a", "http://a:b", "http://:1", "http://a:65536", "ftp://a:1", "http://a/b:1",
+            "http://::1:5",
+        ] {
             #expect(PeerEndpoint(url: url) == nil, "\(url)")
         }
     }

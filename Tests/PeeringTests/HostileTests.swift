@@ -31,25 +31,39 @@ import Testing
         var wrongChecksum = frame(.ping, [UInt8](repeating: 1, count: 8))
         wrongChecksum[12] ^= 1
         let snapshot = PeerMessage.raft(
-            Message(from: 1, to: 2, term: .max, body: .snapshot(.init(index: .max, term: 1, confState: ConfState(voters: [1])))))
+            Message(
+                from: 1, to: 2, term: .max,
+                body: .snapshot(.init(index: .max, term: 1, confState: ConfState(voters: [1])))))
         let table: [(name: String, bytes: [UInt8], note: String?)] = [
             ("random bytes", noise, nil),
             ("a huge length", [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0], "frame of 4294967295 bytes"),
             ("a length beyond the handshake's bound", littleEndianBytes(UInt32(300 << 10)), "at most 262144"),
             ("no length", [0, 0, 0, 0], "frame of 0 bytes"),
-            ("an HTTP request", Array("GET /version HTTP/1.1\r\nHost: x\r\n\r\n".utf8), "an HTTP request; clients belong on the client port"),
+            (
+                "an HTTP request", Array("GET /version HTTP/1.1\r\nHost: x\r\n\r\n".utf8),
+                "an HTTP request; clients belong on the client port"
+            ),
             ("a gRPC client", Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8), "gRPC"),
             ("a TLS client", [0x16, 0x03, 0x01, 2, 0, 1, 0, 1, 0xFC], "a TLS handshake"),
             ("a message before the handshake", frame(.message, heartbeat(1, 2, 1).encoded()), "unexpected frame"),
             ("a foreign handshake", frame(.hello, Array("something else".utf8)), "no Moonraft handshake"),
-            ("a later protocol", frame(.hello, Array("MRPEER".utf8) + [9, 0]), "peer protocol version 9, this member speaks 1"),
+            (
+                "a later protocol", frame(.hello, Array("MRPEER".utf8) + [9, 0]),
+                "peer protocol version 9, this member speaks 1"
+            ),
             ("a broken handshake", frame(.hello, Array("MRPEER".utf8) + [1, 0, 0xFF]), "malformed handshake"),
             ("two handshakes", good + good, "unexpected frame of kind hello"),
             ("a wrong checksum", good + wrongChecksum, "wrong checksum"),
-            ("a spoofed sender", good + frame(.message, heartbeat(3, 2, 1).encoded()), "message from 3 to 2 on the connection of 1"),
+            (
+                "a spoofed sender", good + frame(.message, heartbeat(3, 2, 1).encoded()),
+                "message from 3 to 2 on the connection of 1"
+            ),
             ("a wrong receiver", good + frame(.message, heartbeat(1, 3, 1).encoded()), "message from 1 to 3"),
             ("garbage for a message", good + frame(.message, [3, 1, 2]), "malformed message: truncated"),
-            ("a snapshot without data", good + frame(.message, snapshot.encoded()), "snapshot message without its data"),
+            (
+                "a snapshot without data", good + frame(.message, snapshot.encoded()),
+                "snapshot message without its data"
+            ),
             ("a chunk out of place", good + frame(.snapshotChunk, [1]), "unexpected frame of kind snapshotChunk"),
         ]
         for (name, bytes, note) in table {

@@ -104,21 +104,40 @@ import Testing
         let (one, two) = try pair()
         defer { one.close(); two.close() }
         let bytes = content(1000)
-        let spoofed = littleEndianBytes(UInt64(1000))
+        let spoofed =
+            littleEndianBytes(UInt64(1000))
             + PeerMessage.raft(Message(from: 9, to: 2, term: 8, body: .snapshot(metadata))).encoded()
         var huge = header(1000)
         huge.replaceSubrange(..<8, with: [255, 255, 255, 255, 255, 255, 255, 255])
         let table: [(name: String, frames: [(FrameKind, [UInt8])], text: String)] = [
-            ("a wrong checksum", [(.snapshotHeader, header(1000)), (.snapshotChunk, bytes), (.snapshotEnd, [1, 2, 3, 4])], "its sender says 4030201"),
-            ("too few bytes", [(.snapshotHeader, header(1001)), (.snapshotChunk, bytes), (.snapshotEnd, checksum(bytes))], "ended too early"),
+            (
+                "a wrong checksum",
+                [(.snapshotHeader, header(1000)), (.snapshotChunk, bytes), (.snapshotEnd, [1, 2, 3, 4])],
+                "its sender says 4030201"
+            ),
+            (
+                "too few bytes",
+                [(.snapshotHeader, header(1001)), (.snapshotChunk, bytes), (.snapshotEnd, checksum(bytes))],
+                "ended too early"
+            ),
             ("too many bytes", [(.snapshotHeader, header(999)), (.snapshotChunk, bytes)], "more bytes than announced"),
             ("no bytes", [(.snapshotHeader, header(0))], "snapshot of 0 bytes"),
             ("a giant", [(.snapshotHeader, huge)], "snapshot of 18446744073709551615 bytes"),
             ("no header", [(.snapshotChunk, bytes)], "unexpected frame"),
-            ("two headers", [(.snapshotHeader, header(1000)), (.snapshotChunk, bytes), (.snapshotHeader, header(1000))], "unexpected frame"),
+            (
+                "two headers",
+                [(.snapshotHeader, header(1000)), (.snapshotChunk, bytes), (.snapshotHeader, header(1000))],
+                "unexpected frame"
+            ),
             ("a short header", [(.snapshotHeader, [1, 2, 3])], "malformed header"),
-            ("garbage for a message", [(.snapshotHeader, littleEndianBytes(UInt64(10)) + [1, 2, 3])], "malformed snapshot message"),
-            ("another message", [(.snapshotHeader, littleEndianBytes(UInt64(10)) + heartbeat(1, 2, 1).encoded())], "no snapshot message"),
+            (
+                "garbage for a message", [(.snapshotHeader, littleEndianBytes(UInt64(10)) + [1, 2, 3])],
+                "malformed snapshot message"
+            ),
+            (
+                "another message", [(.snapshotHeader, littleEndianBytes(UInt64(10)) + heartbeat(1, 2, 1).encoded())],
+                "no snapshot message"
+            ),
             ("a spoofed sender", [(.snapshotHeader, spoofed)], "no snapshot message of its sender"),
             ("an empty chunk", [(.snapshotHeader, header(1000)), (.snapshotChunk, [])], "more bytes than announced"),
         ]
@@ -185,12 +204,14 @@ import Testing
         let one = try TestPeer(1)
         let mute = try SilentPeer(id: 2, answers: false)
         defer { one.close(); mute.close() }
-        one.transport.setMembers([Member(id: 2, name: "n2", peerURLs: ["http://127.0.0.1:1", mute.url], clientURLs: [])], removed: [])
+        one.transport.setMembers(
+            [Member(id: 2, name: "n2", peerURLs: ["http://127.0.0.1:1", mute.url], clientURLs: [])], removed: [])
         let source = try TemporaryDirectory()
         let file = source.write("copy", [1])
         let outcomes = NIOLockedValueBox<[Int: Bool]>([:])
         for number in 0..<3 {
-            one.transport.sendSnapshot(message, file: file) { result in outcomes.withLockedValue { $0[number] = result } }
+            one.transport.sendSnapshot(message, file: file) { result in outcomes.withLockedValue { $0[number] = result }
+            }
         }
         #expect(eventually { outcomes.withLockedValue { $0[2] } == false })
         #expect(one.inbox.hasNote("2 others are under way"))

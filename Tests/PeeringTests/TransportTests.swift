@@ -134,7 +134,8 @@ import Testing
         #expect(counters.sentFailures == 13)
         // The bound in bytes; one message of any allowed size always goes.
         let large = PeerMessage.request(
-            PeerRequest(from: 1, to: 2, term: 1, run: 1, number: 1, body: .propose([[UInt8](repeating: 0, count: 150_000)])))
+            PeerRequest(
+                from: 1, to: 2, term: 1, run: 1, number: 1, body: .propose([[UInt8](repeating: 0, count: 150_000)])))
         #expect(queues.push([large, large, heartbeat(1, 2, 101)]))
         #expect(queues.take(2).map(\.message) == [large, heartbeat(1, 2, 101)])
         #expect(counters.sentFailures == 14)
@@ -157,7 +158,8 @@ import Testing
         let payload = [UInt8](repeating: 1, count: 500_000)
         for number in 0..<200 {
             one.transport.send([
-                .request(PeerRequest(from: 1, to: 2, term: 1, run: 1, number: UInt64(number), body: .propose([payload])))
+                .request(
+                    PeerRequest(from: 1, to: 2, term: 1, run: 1, number: UInt64(number), body: .propose([payload])))
             ])
         }
         #expect(eventually { (one.counters(2)?.sentFailures ?? 0) > 0 })
@@ -176,7 +178,8 @@ import Testing
         change(&own)
         let one = try TestPeer(1, identity: own, port: nil)
         let two = try TestPeer(2)
-        two.transport.setMembers(known ? [Member(id: 1, name: "n1", peerURLs: [], clientURLs: [])] : [], removed: removed)
+        two.transport.setMembers(
+            known ? [Member(id: 1, name: "n1", peerURLs: [], clientURLs: [])] : [], removed: removed)
         usleepMilliseconds(20)
         one.transport.setMembers([two.member], removed: [])
         return (one, two)
@@ -184,20 +187,34 @@ import Testing
 
     @Test func refusalsNameBothSides() throws {
         let table: [((inout PeerIdentity) -> Void, Bool, String)] = [
-            ({ $0.clusterID = 0x7e27_6521_22e8_b2ae }, true,
-             "cluster id mismatch: member 1 (n1) at http://n1:2380 has cluster 7e27652122e8b2ae, this member (n2) has cdf818194e3a8c32"),
-            ({ $0.clusterID = 5; $0.clusterToken = "other" }, true,
-             "the cluster tokens are \"other\" and \"token\""),
-            ({ $0.clusterToken = "other" }, true,
-             "cluster token mismatch: member 1 (n1) at http://n1:2380 has \"other\", this member (n2) has \"token\""),
-            ({ $0.productVersion = "0.0.9" }, true,
-             "product version mismatch: member 1 (n1) at http://n1:2380 has 0.0.9 and needs at least 0.1.0, this member (n2) has 0.2.0 and needs at least 0.1.0"),
+            (
+                { $0.clusterID = 0x7e27_6521_22e8_b2ae }, true,
+                "cluster id mismatch: member 1 (n1) at http://n1:2380 has cluster 7e27652122e8b2ae, this member (n2) has cdf818194e3a8c32"
+            ),
+            (
+                {
+                    $0.clusterID = 5; $0.clusterToken = "other"
+                }, true,
+                "the cluster tokens are \"other\" and \"token\""
+            ),
+            (
+                { $0.clusterToken = "other" }, true,
+                "cluster token mismatch: member 1 (n1) at http://n1:2380 has \"other\", this member (n2) has \"token\""
+            ),
+            (
+                { $0.productVersion = "0.0.9" }, true,
+                "product version mismatch: member 1 (n1) at http://n1:2380 has 0.0.9 and needs at least 0.1.0, this member (n2) has 0.2.0 and needs at least 0.1.0"
+            ),
             ({ $0.lowestVersion = "0.3.0" }, true, "needs at least 0.3.0, this member (n2) has 0.2.0"),
             ({ $0.productVersion = "new" }, true, "product version mismatch"),
-            ({ $0.pluginDigest = "abc" }, true,
-             "plugin digest mismatch: member 1 (n1) at http://n1:2380 has \"abc\", this member (n2) has \"digest\""),
-            ({ _ in }, false,
-             "member 1 (n1) at http://n1:2380 is not a member of the cluster cdf818194e3a8c32 as far as member 2 (n2) at http://n2:2380 knows"),
+            (
+                { $0.pluginDigest = "abc" }, true,
+                "plugin digest mismatch: member 1 (n1) at http://n1:2380 has \"abc\", this member (n2) has \"digest\""
+            ),
+            (
+                { _ in }, false,
+                "member 1 (n1) at http://n1:2380 is not a member of the cluster cdf818194e3a8c32 as far as member 2 (n2) at http://n2:2380 knows"
+            ),
         ]
         for (change, known, text) in table {
             let (one, two) = try refusal(change, known: known)
@@ -238,7 +255,9 @@ import Testing
         let (one, two) = try refusal({ _ in }, known: false, removed: [1])
         defer { one.close(); two.close() }
         #expect(eventually { one.inbox.now.removal.count == 1 })
-        #expect(one.inbox.now.removal[0].contains("member 1 (n1) at http://n1:2380 was removed from the cluster cdf818194e3a8c32; told by member 2 (n2)"))
+        #expect(
+            one.inbox.now.removal[0].contains(
+                "member 1 (n1) at http://n1:2380 was removed from the cluster cdf818194e3a8c32; told by member 2 (n2)"))
         usleepMilliseconds(100)
         #expect(one.inbox.now.removal.count == 1)
     }

@@ -40,12 +40,17 @@ import Testing
         #expect(ask("good") == "u2")
         #expect(ask("nocache") == "u3" && ask("nocache") == "u4")
         #expect(ask("bad") == "p: known to be bad" && ask("other") == "pass")
-        #expect(ask("table").contains("user must be a string") && ask("expired").contains("already expired") && ask("extra").contains("unknown field admin"))
+        #expect(
+            ask("table").contains("user must be a string") && ask("expired").contains("already expired")
+                && ask("extra").contains("unknown field admin"))
         var certificate = AuthnRequest(.certificate)
         certificate.commonName = "host-a"
         guard case .identity(let identity) = loop.authenticate(certificate) else { Issue.record("no identity"); return }
         #expect(identity.user == "host-a" && identity.roles == ["cert"] && identity.source == .certificate)
-        if case .needsWorker = loop.authenticate(AuthnRequest(.password(user: "a", password: [1]))) {} else { Issue.record("password on a loop") }
+        if case .needsWorker = loop.authenticate(AuthnRequest(.password(user: "a", password: [1]))) {
+        } else {
+            Issue.record("password on a loop")
+        }
     }
 
     @Test func failingAuthnRefuses() throws {
@@ -81,19 +86,31 @@ import Testing
         }
         #expect(ask("ann", "correct horse") == "ann" && ask("ann", "wrong") == "p: wrong password")
         #expect(ask("ann", "correct horse\u{0}x") == "p: wrong password")
-        #expect(ask("twice", "x").contains("more than 2 bcrypt checks") && ask("hash", "x").contains("a password has no sha256"))
-        #expect(ask("costly", "x").contains("the highest that is checked is 14") && ask("malformed", "x").contains("not a bcrypt hash"))
+        #expect(
+            ask("twice", "x").contains("more than 2 bcrypt checks")
+                && ask("hash", "x").contains("a password has no sha256"))
+        #expect(
+            ask("costly", "x").contains("the highest that is checked is 14")
+                && ask("malformed", "x").contains("not a bcrypt hash"))
         // On a loop bcrypt raises.
-        let onLoop = try fixture.loop(hook: "authn", body: "return bcrypt.verify(a.token, '\(hash)')", capabilities: "\"bcrypt\"")
-        if case .deny(let text) = onLoop.authenticate(AuthnRequest(.token([1]))) { #expect(text.contains("not available on an event loop")) } else { Issue.record("bcrypt ran") }
+        let onLoop = try fixture.loop(
+            hook: "authn", body: "return bcrypt.verify(a.token, '\(hash)')", capabilities: "\"bcrypt\"")
+        if case .deny(let text) = onLoop.authenticate(AuthnRequest(.token([1]))) {
+            #expect(text.contains("not available on an event loop"))
+        } else {
+            Issue.record("bcrypt ran")
+        }
     }
 
     // MARK: - Tokens
 
     private static let now = 1_700_000_000.0
-    private static let claims = "{\"sub\":\"ann\",\"iss\":\"me\",\"aud\":[\"x\",\"kv\"],\"exp\":1700000100,\"iat\":1699999900}"
+    private static let claims =
+        "{\"sub\":\"ann\",\"iss\":\"me\",\"aud\":[\"x\",\"kv\"],\"exp\":1700000100,\"iat\":1699999900}"
 
-    private func verify(_ keys: JWTKeySet, _ token: String, _ options: JWTOptions = JWTOptions(), now: Double = now) -> String {
+    private func verify(_ keys: JWTKeySet, _ token: String, _ options: JWTOptions = JWTOptions(), now: Double = now)
+        -> String
+    {
         do {
             return try keys.verify(Array(token.utf8), options, now: now)["sub"]?.string ?? "?"
         } catch {
@@ -127,20 +144,26 @@ import Testing
         if !algorithm.rawValue.hasPrefix("RS") && !algorithm.rawValue.hasPrefix("PS") {
             let other = TestKeys()
             try other.add(id: "k", algorithm: algorithm)
-            #expect(verify(try keySet(other, algorithm.isSymmetric ? [algorithm] : nil), token) == "the signature does not match")
+            #expect(
+                verify(try keySet(other, algorithm.isSymmetric ? [algorithm] : nil), token)
+                    == "the signature does not match")
         }
     }
 
     /// RFC 7515 A.1 (HS256) and RFC 8037 A.4 (EdDSA).
     @Test func publishedVectors() throws {
-        let key = "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow\"}]}"
-        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+        let key =
+            "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow\"}]}"
+        let token =
+            "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
         let set = try JWTKeySet(file: Array(key.utf8), algorithms: [.hs256])
         #expect(try set.verify(Array(token.utf8), JWTOptions(), now: 1_300_819_000)["iss"]?.string == "joe")
         #expect(verify(set, token) == "the token has expired")
         // The EdDSA vector signs a text that is no JSON: past the signature check, only the claims fail.
-        let ed = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}"
-        let signed = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
+        let ed =
+            "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}"
+        let signed =
+            "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
         #expect(verify(try JWTKeySet(file: Array(ed.utf8), algorithms: nil), signed) == "malformed claims")
     }
 
@@ -157,8 +180,12 @@ import Testing
         }
         // The public key as an HMAC secret.
         guard case .rsa(let key) = keys.keys[0].key else { return }
-        for secret in [Array(key.publicKey.pemRepresentation.utf8), Array(key.publicKey.derRepresentation), Array(keys.jwks.utf8)] {
-            let forged = try TestKeys.token(header: "{\"alg\":\"HS256\",\"kid\":\"rsa\"}", claims: Self.claims, key: .secret(secret), algorithm: .hs256)
+        for secret in [
+            Array(key.publicKey.pemRepresentation.utf8), Array(key.publicKey.derRepresentation), Array(keys.jwks.utf8),
+        ] {
+            let forged = try TestKeys.token(
+                header: "{\"alg\":\"HS256\",\"kid\":\"rsa\"}", claims: Self.claims, key: .secret(secret),
+                algorithm: .hs256)
             #expect(verify(set, forged) == "the algorithm is not accepted")
             let mixed = try JWTKeySet(file: Array(keys.jwks.utf8), algorithms: [.rs256, .hs256])
             #expect(verify(mixed, forged) == "no key for this token")
@@ -167,17 +194,25 @@ import Testing
             try JWTKeySet(file: Array(key.publicKey.pemRepresentation.utf8), algorithms: [.hs256])
         }
         // RS key asked for PS, ES token with the key id of the RSA key, foreign key id.
-        for header in ["{\"alg\":\"PS256\",\"kid\":\"rsa\"}", "{\"alg\":\"ES256\",\"kid\":\"rsa\"}", "{\"alg\":\"RS256\",\"kid\":\"other\"}"] {
-            let token = try TestKeys.token(header: header, claims: Self.claims, key: keys.keys[0].key, algorithm: .rs256)
+        for header in [
+            "{\"alg\":\"PS256\",\"kid\":\"rsa\"}", "{\"alg\":\"ES256\",\"kid\":\"rsa\"}",
+            "{\"alg\":\"RS256\",\"kid\":\"other\"}",
+        ] {
+            let token = try TestKeys.token(
+                header: header, claims: Self.claims, key: keys.keys[0].key, algorithm: .rs256)
             #expect(verify(set, token) == "no key for this token")
         }
         for extra in ["\"crit\":[\"exp\"]", "\"b64\":false"] {
-            let token = try TestKeys.token(header: "{\"alg\":\"RS256\",\"kid\":\"rsa\",\(extra)}", claims: Self.claims, key: keys.keys[0].key, algorithm: .rs256)
+            let token = try TestKeys.token(
+                header: "{\"alg\":\"RS256\",\"kid\":\"rsa\",\(extra)}", claims: Self.claims, key: keys.keys[0].key,
+                algorithm: .rs256)
             #expect(verify(set, token).hasSuffix("not supported"))
         }
         // An all-zero ECDSA signature, repeated members, size, garbage.
         let ec = Base64URL.encode(Array("{\"alg\":\"ES256\",\"kid\":\"ec\"}".utf8))
-        #expect(verify(set, "\(ec).\(payload).\(Base64URL.encode([UInt8](repeating: 0, count: 64)))") == "the signature does not match")
+        #expect(
+            verify(set, "\(ec).\(payload).\(Base64URL.encode([UInt8](repeating: 0, count: 64)))")
+                == "the signature does not match")
         let twice = Base64URL.encode(Array("{\"alg\":\"RS256\",\"alg\":\"ES256\"}".utf8))
         #expect(verify(set, "\(twice).\(payload).AAAA") == "malformed header")
         #expect(verify(set, String(repeating: "a", count: 20_000)) == "the token is too large")
@@ -189,13 +224,18 @@ import Testing
         try keys.add(id: "k", algorithm: .edDSA)
         let set = try keySet(keys)
         func token(_ claims: String) throws -> String {
-            try TestKeys.token(header: "{\"alg\":\"EdDSA\",\"kid\":\"k\"}", claims: claims, key: keys.keys[0].key, algorithm: .edDSA)
+            try TestKeys.token(
+                header: "{\"alg\":\"EdDSA\",\"kid\":\"k\"}", claims: claims, key: keys.keys[0].key, algorithm: .edDSA)
         }
         let good = try token(Self.claims)
-        #expect(verify(set, good, now: 1_700_000_159) == "ann" && verify(set, good, now: 1_700_000_160) == "the token has expired")
+        #expect(
+            verify(set, good, now: 1_700_000_159) == "ann"
+                && verify(set, good, now: 1_700_000_160) == "the token has expired")
         var strict = JWTOptions()
         (strict.issuer, strict.audience, strict.maximumAge, strict.leeway) = ("me", "kv", 100, 0)
-        #expect(verify(set, good, strict, now: 1_699_999_999) == "ann" && verify(set, good, strict, now: 1_700_000_000) == "the token is too old")
+        #expect(
+            verify(set, good, strict, now: 1_699_999_999) == "ann"
+                && verify(set, good, strict, now: 1_700_000_000) == "the token is too old")
         strict.maximumAge = nil
         strict.issuer = "you"
         #expect(verify(set, good, strict) == "the issuer is not accepted")
@@ -205,7 +245,8 @@ import Testing
         #expect(verify(set, try token("{\"sub\":\"ann\",\"exp\":null}")) == "the claim exp is missing")
         #expect(verify(set, try token("{\"sub\":\"ann\",\"exp\":\"1800000000\"}")) == "the claim exp is not a number")
         #expect(verify(set, try token("{\"exp\":1800000000,\"nbf\":1700000061}")) == "the token is not valid yet")
-        #expect(verify(set, try token("{\"exp\":1800000000,\"iat\":1700000061}")) == "the token was issued in the future")
+        #expect(
+            verify(set, try token("{\"exp\":1800000000,\"iat\":1700000061}")) == "the token was issued in the future")
         #expect(verify(set, try token("[1]")) == "malformed claims")
     }
 
@@ -216,9 +257,15 @@ import Testing
                 return "loaded"
             } catch { return error.message }
         }
-        #expect(error("{}") == "the key set has no array \"keys\"" && error("{\"keys\":[]}") == "the key set has no usable key")
-        #expect(error("{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\",\"y\":\"AA\"}]}") == "key 1: not a valid key")
-        #expect(error("{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}]}").contains("needs its HS algorithm"))
+        #expect(
+            error("{}") == "the key set has no array \"keys\""
+                && error("{\"keys\":[]}") == "the key set has no usable key")
+        #expect(
+            error("{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\",\"y\":\"AA\"}]}")
+                == "key 1: not a valid key")
+        #expect(
+            error("{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}]}").contains(
+                "needs its HS algorithm"))
         #expect(error("-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n").contains("only public keys"))
         #expect(error("hello") == "the key set has no usable key")
         #expect(throws: JWTError.self) { try JWTKeySet(secret: Array("short".utf8), algorithms: [.hs256]) }
@@ -234,13 +281,17 @@ import Testing
             default: continue
             }
             let set = try JWTKeySet(file: Array(pem.utf8), algorithms: nil)
-            let token = try TestKeys.token(header: "{\"alg\":\"\(algorithm.rawValue)\"}", claims: Self.claims, key: key, algorithm: algorithm)
+            let token = try TestKeys.token(
+                header: "{\"alg\":\"\(algorithm.rawValue)\"}", claims: Self.claims, key: key, algorithm: algorithm)
             #expect(verify(set, token) == "ann")
         }
         guard case .ed25519(let key) = try TestKeys.make(.edDSA) else { return }
-        let der: [UInt8] = [0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00] + Array(key.publicKey.rawRepresentation)
+        let der: [UInt8] =
+            [0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00]
+            + Array(key.publicKey.rawRepresentation)
         let pem = "-----BEGIN PUBLIC KEY-----\n\(Base64.encode(der))\n-----END PUBLIC KEY-----\n"
-        let token = try TestKeys.token(header: "{\"alg\":\"EdDSA\"}", claims: Self.claims, key: .ed25519(key), algorithm: .edDSA)
+        let token = try TestKeys.token(
+            header: "{\"alg\":\"EdDSA\"}", claims: Self.claims, key: .ed25519(key), algorithm: .edDSA)
         #expect(verify(try JWTKeySet(file: Array(pem.utf8), algorithms: nil), token) == "ann")
     }
 }

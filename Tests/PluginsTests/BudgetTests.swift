@@ -17,34 +17,43 @@ import Testing
         let loop = "for i = 1, 20000 do end"
         #expect(try reason(loop, budget: "instructions = 100000") == "ok")
         #expect(try reason(loop, budget: "instructions = 10000") == "instructions: the instruction budget is spent")
-        #expect(try reason("for i = 1, 1e7 do end", budget: "instructions = 20000000\ntime = \"10ms\"") == "time: the time budget is spent")
+        #expect(
+            try reason("for i = 1, 1e7 do end", budget: "instructions = 20000000\ntime = \"10ms\"")
+                == "time: the time budget is spent")
         let fill = "local t = {} for i = 1, 20000 do t[i] = {i} end"
         #expect(try reason(fill, budget: "memory = \"16MiB\"\ninstructions = 10000000") == "ok")
-        #expect(try reason(fill, budget: "memory = \"1MiB\"\ninstructions = 10000000") == "memory: the memory budget is spent")
+        #expect(
+            try reason(fill, budget: "memory = \"1MiB\"\ninstructions = 10000000")
+                == "memory: the memory budget is spent")
     }
 
     @Test func brokenVMsAreRebuiltAndTheStoreStays() throws {
         let fixture = try PluginFixture()
         let loop = try fixture.loop(
             hook: "admit_validate",
-            body: "n = n + 1 local total = store.incr('total') if a.key == '/spin' then while true do end end return false, n .. ' ' .. total",
+            body:
+                "n = n + 1 local total = store.incr('total') if a.key == '/spin' then while true do end end return false, n .. ' ' .. total",
             capabilities: "\"store\"", head: "local n = 0")
         #expect(loop.validate(put("/a"), alice) == .deny(code: .invalidArgument, text: "plugin p: 1 1"))
         #expect(loop.validate(put("/a"), alice) == .deny(code: .invalidArgument, text: "plugin p: 2 2"))
-        #expect(loop.validate(put("/spin"), alice) == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
+        #expect(
+            loop.validate(put("/spin"), alice)
+                == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
         #expect(loop.validate(put("/a"), alice) == .deny(code: .invalidArgument, text: "plugin p: 1 4"))
         #expect(loop.set.plugins[0].shared.rebuilds == 1)
     }
 
     @Test func budgetsStartAnewWithEachCall() throws {
         let fixture = try PluginFixture()
-        let loop = try fixture.loop(hook: "admit_validate", body: "for i = 1, 9000 do end", binding: "[plugin.budget]\ninstructions = 20000")
+        let loop = try fixture.loop(
+            hook: "admit_validate", body: "for i = 1, 9000 do end", binding: "[plugin.budget]\ninstructions = 20000")
         for _ in 0..<50 { #expect(loop.validate(put("/a"), alice) == .allow) }
     }
 
     @Test func logLinesAreLimited() throws {
         let fixture = try PluginFixture()
-        let loop = try fixture.loop(hook: "admit_validate", body: "for i = 1, 150 do log.info('line', {i = i, k = a.key}) end print('x', 1)")
+        let loop = try fixture.loop(
+            hook: "admit_validate", body: "for i = 1, 150 do log.info('line', {i = i, k = a.key}) end print('x', 1)")
         #expect(loop.validate(put("/a"), alice) == .allow)
         #expect(fixture.log.all.count == 100)
         #expect(fixture.log.all.first?.fields.map(\.value) == ["1", "/a"])
@@ -109,10 +118,17 @@ import Testing
                   assert(not pcall(f))
                 end
                 """, manifest: manifest, capabilities: "\"metrics\"")
-        for i in 0..<10 { #expect(loop.validate(put("/k\(i % 5)", String(repeating: "x", count: i * 20)), alice) == .allow, "\(loop.records.last?.detail?.text ?? "")") }
+        for i in 0..<10 {
+            #expect(
+                loop.validate(put("/k\(i % 5)", String(repeating: "x", count: i * 20)), alice) == .allow,
+                "\(loop.records.last?.detail?.text ?? "")")
+        }
         let families = loop.set.metricFamilies()
         let counter = try #require(families.first { $0.name == "moonraft_ops_total" })
-        #expect(counter.samples.map { $0.labels.map(\.value) } == [["p", "/k0", "put"], ["p", "/k1", "put"], ["p", "/k2", "put"], ["p", "other", "other"]])
+        #expect(
+            counter.samples.map { $0.labels.map(\.value) } == [
+                ["p", "/k0", "put"], ["p", "/k1", "put"], ["p", "/k2", "put"], ["p", "other", "other"],
+            ])
         #expect(counter.samples.map(\.value) == [2, 2, 2, 4])
         #expect(loop.set.plugins[0].metrics.dropped == 4)
         let histogram = try #require(families.first { $0.name == "moonraft_size" })

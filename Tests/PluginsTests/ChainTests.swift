@@ -9,17 +9,25 @@ import Testing
     @Test func denialsHaveTheirCodeAndText() throws {
         let fixture = try PluginFixture()
         let authz = try fixture.loop(hook: "authz", body: "return false, 'not you'")
-        #expect(authz.authorize(put("/a"), alice) == .deny(code: .permissionDenied, text: "etcdserver: permission denied"))
+        #expect(
+            authz.authorize(put("/a"), alice) == .deny(code: .permissionDenied, text: "etcdserver: permission denied"))
         #expect(authz.records.last?.detail?.text == "not you")
-        for (code, expected) in [("", DenyCode.invalidArgument), (", 'failed_precondition'", .failedPrecondition), (", 'resource_exhausted'", .resourceExhausted)] {
+        for (code, expected) in [
+            ("", DenyCode.invalidArgument), (", 'failed_precondition'", .failedPrecondition),
+            (", 'resource_exhausted'", .resourceExhausted),
+        ] {
             let loop = try fixture.loop(hook: "admit_validate", body: "return false, 'too big'\(code)")
             #expect(loop.validate(put("/a"), alice) == .deny(code: expected, text: "plugin p: too big"))
         }
         let unknown = try fixture.loop(hook: "admit_validate", body: "return false, 'x', 'unavailable'")
-        #expect(unknown.validate(put("/a"), alice) == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
+        #expect(
+            unknown.validate(put("/a"), alice)
+                == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
         for result in ["1", "'x'", "{}", "false, {}", "function() end"] {
             let loop = try fixture.loop(hook: "authz", body: "return \(result)")
-            #expect(loop.authorize(put("/a"), alice) == .deny(code: .permissionDenied, text: "etcdserver: permission denied"), "\(result)")
+            #expect(
+                loop.authorize(put("/a"), alice)
+                    == .deny(code: .permissionDenied, text: "etcdserver: permission denied"), "\(result)")
             #expect(loop.records.last?.verdict == .error, "\(result)")
         }
     }
@@ -73,7 +81,9 @@ import Testing
         var request = put("/a")
         let (decision, changed) = loop.mutate(&request, alice)
         #expect(decision == .allow && changed, "\(loop.records.last?.detail?.text ?? "")")
-        #expect(request.ops[0].key == Array("/a/x".utf8) && request.ops[0].value == Array("v!".utf8) && request.ops[0].lease == 77)
+        #expect(
+            request.ops[0].key == Array("/a/x".utf8) && request.ops[0].value == Array("v!".utf8)
+                && request.ops[0].lease == 77)
         #expect(loop.records.last?.verdict == .changed)
         for key in ["/fail", "/deny", "/keep"] {
             var request = put(key)
@@ -85,7 +95,8 @@ import Testing
     @Test func mutationCountsInEnforceOnly() throws {
         let fixture = try PluginFixture()
         for mode in ["warn", "audit"] {
-            let loop = try fixture.loop(hook: "admit_mutate", body: "a:op(1):set_value('x')", binding: "mode = \"\(mode)\"")
+            let loop = try fixture.loop(
+                hook: "admit_mutate", body: "a:op(1):set_value('x')", binding: "mode = \"\(mode)\"")
             var request = put("/a")
             #expect(loop.mutate(&request, alice).changed == false)
             #expect(request == put("/a"))
@@ -104,7 +115,8 @@ import Testing
                       admit_validate = function(req) if req.value == "vcab" then return false, "\(name) saw it" end end }
                     """)
         }
-        let set = try fixture.load("[[plugin]]\nname=\"a\"\norder=2\n[[plugin]]\nname=\"b\"\norder=3\n[[plugin]]\nname=\"c\"\norder=1")
+        let set = try fixture.load(
+            "[[plugin]]\nname=\"a\"\norder=2\n[[plugin]]\nname=\"b\"\norder=3\n[[plugin]]\nname=\"c\"\norder=1")
         let loop = LoopPlugins(set)
         loop.beginRequest()
         var request = put("/k")
@@ -116,7 +128,8 @@ import Testing
 
     @Test func warnAndAuditDoNotDeny() throws {
         let fixture = try PluginFixture()
-        let warn = try fixture.loop(hook: "admit_validate", body: "a:warn('note') return false, 'bad'", binding: "mode = \"warn\"")
+        let warn = try fixture.loop(
+            hook: "admit_validate", body: "a:warn('note') return false, 'bad'", binding: "mode = \"warn\"")
         #expect(warn.validate(put("/a"), alice) == .allow(warnings: ["p: bad"]))
         #expect(warn.records.last?.verdict == .wouldDeny)
         #expect(fixture.log.all.contains { $0.message == "would deny" })
@@ -135,12 +148,17 @@ import Testing
     @Test func failurePolicies() throws {
         let fixture = try PluginFixture()
         let closed = try fixture.loop(hook: "admit_validate", body: "error('x')")
-        #expect(closed.validate(put("/a"), alice) == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
+        #expect(
+            closed.validate(put("/a"), alice)
+                == .deny(code: .failedPrecondition, text: "plugin p: policy could not be evaluated"))
         let relaxed = "allow_relax = true\n[plugin.failure]\nadmit_validate = \"open\""
-        let open = try fixture.loop(hook: "admit_validate", body: "calls = store.incr('n') error('x')", capabilities: "\"store\"", head: "local calls")
+        let open = try fixture.loop(
+            hook: "admit_validate", body: "calls = store.incr('n') error('x')", capabilities: "\"store\"",
+            head: "local calls")
         #expect(!open.validate(put("/a"), alice).isAllowed)
         // Open: goes on, and after five failures in ten seconds the hook rests for thirty.
-        let loop = try fixture.loop(hook: "admit_validate", body: "store.incr('n') error('x')", binding: relaxed, capabilities: "\"store\"")
+        let loop = try fixture.loop(
+            hook: "admit_validate", body: "store.incr('n') error('x')", binding: relaxed, capabilities: "\"store\"")
         for _ in 0..<8 { #expect(loop.validate(put("/a"), alice) == .allow) }
         let store = loop.set.plugins[0].shared.store
         #expect(store.get(Array("n".utf8), now: fixture.clock.now) == .integer(5))
@@ -176,12 +194,16 @@ import Testing
             }
             return result
         }
-        #expect(denied(put("/p/x")) && denied(put("/q")) && denied(put("/qq")) && !denied(put("/p")) && !denied(put("/o")))
-        #expect(denied(get("/a", end: "/p/1")) && !denied(get("/a", end: "/p/")) && denied(get("/p/x", end: "/z")) && denied(get("/r", end: "\0")) == false)
+        #expect(
+            denied(put("/p/x")) && denied(put("/q")) && denied(put("/qq")) && !denied(put("/p")) && !denied(put("/o")))
+        #expect(
+            denied(get("/a", end: "/p/1")) && !denied(get("/a", end: "/p/")) && denied(get("/p/x", end: "/z"))
+                && denied(get("/r", end: "\0")) == false)
         #expect(denied(get("\0", end: "\0")) && denied(get("/", end: "0")))
         #expect(!denied(PluginRequest(rpc: .deleteRange, ops: [PluginOp(kind: .deleteRange, key: Array("/p/".utf8))])))
         #expect(!denied(PluginRequest(rpc: .leaseGrant)))
-        let users = try fixture.loop(hook: "authz", body: "return false", binding: "[plugin.match]\nusers = [\"bob\"]\nroles = [\"writer\"]")
+        let users = try fixture.loop(
+            hook: "authz", body: "return false", binding: "[plugin.match]\nusers = [\"bob\"]\nroles = [\"writer\"]")
         #expect(!users.authorize(put("/a"), alice).isAllowed)
         #expect(!users.authorize(put("/a"), PluginIdentity(user: "bob")).isAllowed)
         #expect(users.authorize(put("/a"), PluginIdentity(user: "eve", roles: ["reader"])).isAllowed)
@@ -194,16 +216,22 @@ import Testing
         #expect(RPCKind.allCases.filter { authz.set.selects($0).isEmpty } == [.authenticate])
         let admit = try fixture.loop(hook: "admit_validate", body: "")
         #expect(RPCKind.allCases.filter { !admit.set.selects($0).isEmpty } == [.put, .deleteRange, .txn])
-        #expect(fixture.loadError("[[plugin]]\nname = \"p\"\n[plugin.match]\nrpcs = [\"watch\"]") == "node.toml:4:8: plugin.match.rpcs: watch does not pass the admission hooks")
+        #expect(
+            fixture.loadError("[[plugin]]\nname = \"p\"\n[plugin.match]\nrpcs = [\"watch\"]")
+                == "node.toml:4:8: plugin.match.rpcs: watch does not pass the admission hooks")
     }
 
     @Test func hostFunctionsKnowTheirHooks() throws {
         let fixture = try PluginFixture()
         let loop = try fixture.loop(hook: "admit_validate", body: "a:op(1):set_value('x')")
         _ = loop.validate(put("/a"), alice)
-        #expect(loop.records.last?.detail?.text.contains("op:set_value cannot be called in admit_validate; it is legal in: admit_mutate") == true)
+        #expect(
+            loop.records.last?.detail?.text.contains(
+                "op:set_value cannot be called in admit_validate; it is legal in: admit_mutate") == true)
         let early = try PluginFixture()
-        try early.package("p", manifest: "hooks = [\"health\"]\ncapabilities = [\"store\"]", lua: "store.set('a', 1)\nreturn { health = function() end }")
+        try early.package(
+            "p", manifest: "hooks = [\"health\"]\ncapabilities = [\"store\"]",
+            lua: "store.set('a', 1)\nreturn { health = function() end }")
         #expect(early.loadError("[[plugin]]\nname = \"p\"").contains("store.set cannot be called in file scope"))
     }
 

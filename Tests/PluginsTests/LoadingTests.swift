@@ -20,7 +20,8 @@ import Testing
         let fixture = try PluginFixture()
         try fixture.package(
             "p", manifest: "hooks = [\"health\", \"init\"]",
-            lua: "local x = require('p.a.b') return { health = function() end, init = function() assert(x.y == 1) end }",
+            lua:
+                "local x = require('p.a.b') return { health = function() end, init = function() assert(x.y == 1) end }",
             files: ["lua/a/b.lua": "return { y = 1 }", "README.md": "x"])
         let set = try fixture.load(Self.binding)
         #expect(set.plugins.map(\.id) == ["p"])
@@ -35,27 +36,70 @@ import Testing
         ("hooks = \"health\"", "plugins/p/plugin.toml:4:9: hooks: expected an array, found a string"),
         ("hooks = [\"health\", \"health\"]", "plugins/p/plugin.toml:4:20: hooks: \"health\" is listed twice"),
         ("", "plugins/p/plugin.toml:1:1: hooks is missing"),
-        ("hooks = [\"health\"]\ncapabilities = [\"net\"]", "plugins/p/plugin.toml:5:17: capabilities: \"net\" is unknown; there are kv.read, metrics, file.append, store, jwt, bcrypt"),
+        (
+            "hooks = [\"health\"]\ncapabilities = [\"net\"]",
+            "plugins/p/plugin.toml:5:17: capabilities: \"net\" is unknown; there are kv.read, metrics, file.append, store, jwt, bcrypt"
+        ),
         ("hooks = [\"health\"]\nentry = \"x.lua\"", "plugins/p/plugin.toml:5:9: entry: the package has no file x.lua"),
-        ("hooks = [\"health\"]\n[failure]\nauthz = \"open\"", "plugins/p/plugin.toml:6:9: failure.authz: authz is always closed"),
-        ("hooks = [\"health\"]\n[failure]\naudit = \"loose\"", "plugins/p/plugin.toml:6:9: failure.audit: expected \"closed\" or \"open\", found \"loose\""),
-        ("hooks = [\"health\"]\n[match]\nrpcs = [\"putt\"]", "plugins/p/plugin.toml:6:9: match.rpcs: unknown call \"putt\"; did you mean \"put\"?"),
-        ("hooks = [\"health\"]\n[budget]\ntime = \"5 parsecs\"", "plugins/p/plugin.toml:6:8: budget.time: expected a duration such as \"100ms\", \"5s\" or \"1h30m\", found \"5 parsecs\""),
-        ("hooks = [\"health\"]\n[metrics.ops]\ntype = \"counter\"", "plugins/p/plugin.toml:5:10: metrics.ops: a counter's name ends in _total"),
-        ("hooks = [\"health\"]\n[metrics.a_total]\ntype = \"counter\"\nlabels = [\"plugin\"]", "plugins/p/plugin.toml:7:11: metrics.a_total.labels: \"plugin\" cannot be a label"),
-        ("hooks = [\"health\"]\n[metrics.h]\ntype = \"histogram\"\nbuckets = [1, 1]", "plugins/p/plugin.toml:7:15: metrics.h.buckets: expected ascending numbers"),
-        ("hooks = [\"health\"]\n[config.x]\ntype = \"strin\"", "plugins/p/plugin.toml:6:8: config.x.type: unknown type \"strin\"; the types are string, integer, float, boolean, duration, size, file, array, table, map"),
-        ("hooks = [\"health\"]\n[config.x]\ntype = \"integer\"\ndefault = 0\nmin = 1", "plugins/p/plugin.toml:7:11: config.x.default: must be at least 1, is 0"),
-        ("hooks = [\"health\"]\n[config.x]\ntype = \"string\"\npattern = \"[\"", "plugins/p/plugin.toml:7:11: config.x.pattern: malformed pattern (missing ']')"),
-        ("hooks = [\"health\"]\n[config.x]\ntype = \"integer\"\nsecret = true", "plugins/p/plugin.toml:7:10: config.x.secret: only a string can be secret"),
+        (
+            "hooks = [\"health\"]\n[failure]\nauthz = \"open\"",
+            "plugins/p/plugin.toml:6:9: failure.authz: authz is always closed"
+        ),
+        (
+            "hooks = [\"health\"]\n[failure]\naudit = \"loose\"",
+            "plugins/p/plugin.toml:6:9: failure.audit: expected \"closed\" or \"open\", found \"loose\""
+        ),
+        (
+            "hooks = [\"health\"]\n[match]\nrpcs = [\"putt\"]",
+            "plugins/p/plugin.toml:6:9: match.rpcs: unknown call \"putt\"; did you mean \"put\"?"
+        ),
+        (
+            "hooks = [\"health\"]\n[budget]\ntime = \"5 parsecs\"",
+            "plugins/p/plugin.toml:6:8: budget.time: expected a duration such as \"100ms\", \"5s\" or \"1h30m\", found \"5 parsecs\""
+        ),
+        (
+            "hooks = [\"health\"]\n[metrics.ops]\ntype = \"counter\"",
+            "plugins/p/plugin.toml:5:10: metrics.ops: a counter's name ends in _total"
+        ),
+        (
+            "hooks = [\"health\"]\n[metrics.a_total]\ntype = \"counter\"\nlabels = [\"plugin\"]",
+            "plugins/p/plugin.toml:7:11: metrics.a_total.labels: \"plugin\" cannot be a label"
+        ),
+        (
+            "hooks = [\"health\"]\n[metrics.h]\ntype = \"histogram\"\nbuckets = [1, 1]",
+            "plugins/p/plugin.toml:7:15: metrics.h.buckets: expected ascending numbers"
+        ),
+        (
+            "hooks = [\"health\"]\n[config.x]\ntype = \"strin\"",
+            "plugins/p/plugin.toml:6:8: config.x.type: unknown type \"strin\"; the types are string, integer, float, boolean, duration, size, file, array, table, map"
+        ),
+        (
+            "hooks = [\"health\"]\n[config.x]\ntype = \"integer\"\ndefault = 0\nmin = 1",
+            "plugins/p/plugin.toml:7:11: config.x.default: must be at least 1, is 0"
+        ),
+        (
+            "hooks = [\"health\"]\n[config.x]\ntype = \"string\"\npattern = \"[\"",
+            "plugins/p/plugin.toml:7:11: config.x.pattern: malformed pattern (missing ']')"
+        ),
+        (
+            "hooks = [\"health\"]\n[config.x]\ntype = \"integer\"\nsecret = true",
+            "plugins/p/plugin.toml:7:10: config.x.secret: only a string can be secret"
+        ),
         ("hooks = [\"health\"]\n[config.x]\ntype = \"array\"", "plugins/p/plugin.toml:5:9: config.x.items is missing"),
         ("hooks = [\"health\"", "plugins/p/plugin.toml:4:18:"),
-        ("hooks = [\"health\", \"authz\"]", "plugins/p/plugin.toml: hooks lists \"authz\", which init.lua does not have"),
+        (
+            "hooks = [\"health\", \"authz\"]",
+            "plugins/p/plugin.toml: hooks lists \"authz\", which init.lua does not have"
+        ),
         ("hooks = []", "plugins/p/plugin.toml: init.lua has the hook \"health\", which hooks does not list"),
     ])
     func manifestErrors(_ manifest: String, _ expected: String) throws {
         let found = try error(manifest: manifest)
-        if expected.hasSuffix(":") { #expect(found.hasPrefix(expected), "\(found)") } else { #expect(found == expected) }
+        if expected.hasSuffix(":") {
+            #expect(found.hasPrefix(expected), "\(found)")
+        } else {
+            #expect(found == expected)
+        }
     }
 
     private static let schema = """
@@ -98,13 +142,28 @@ import Testing
         ("kind = \"c\"", "4:8: plugin.config.kind: must be one of \"a\", \"b\", is \"c\""),
         ("wait = \"11s\"", "4:8: plugin.config.wait: must be at most 10 seconds, is 11 seconds"),
         ("wait = 5", "4:8: plugin.config.wait: expected a duration as a string, such as \"10s\", found an integer"),
-        ("room = \"many\"", "4:8: plugin.config.room: expected a size such as \"64MiB\", \"1.5MiB\" or a number of bytes, found \"many\""),
+        (
+            "room = \"many\"",
+            "4:8: plugin.config.room: expected a size such as \"64MiB\", \"1.5MiB\" or a number of bytes, found \"many\""
+        ),
         ("rules = [{}]", "4:10: plugin.config.rules[1].prefix is missing"),
-        ("rules = [{ prefix = \"a\", m = 1 }]", "4:26: unknown key plugin.config.rules[1].m; did you mean plugin.config.rules[1].n?"),
-        ("rules = [{prefix=\"\"}, {prefix=\"\"}, {prefix=\"\"}]", "4:9: plugin.config.rules: must be at most 2 items, is 3 items"),
+        (
+            "rules = [{ prefix = \"a\", m = 1 }]",
+            "4:26: unknown key plugin.config.rules[1].m; did you mean plugin.config.rules[1].n?"
+        ),
+        (
+            "rules = [{prefix=\"\"}, {prefix=\"\"}, {prefix=\"\"}]",
+            "4:9: plugin.config.rules: must be at most 2 items, is 3 items"
+        ),
         ("map = { a = 1 }", "4:13: plugin.config.map.a: expected true or false, found an integer"),
-        ("key = 1", "4:7: plugin.config.key: expected a secret (text, { file = \"…\" } or { env = \"…\" }), found an integer"),
-        ("key = { env = \"MOONRAFT_NO_SUCH\" }", "4:7: plugin.config.key: the environment variable MOONRAFT_NO_SUCH is not set"),
+        (
+            "key = 1",
+            "4:7: plugin.config.key: expected a secret (text, { file = \"…\" } or { env = \"…\" }), found an integer"
+        ),
+        (
+            "key = { env = \"MOONRAFT_NO_SUCH\" }",
+            "4:7: plugin.config.key: the environment variable MOONRAFT_NO_SUCH is not set"
+        ),
         ("lmit = 1", "4:1: unknown key plugin.config.lmit; did you mean plugin.config.limit?"),
     ])
     func configErrors(_ config: String, _ expected: String) throws {
@@ -118,16 +177,34 @@ import Testing
     }
 
     @Test(arguments: [
-        ("mode = \"on\"", "node.toml:3:8: plugin.mode: expected \"enforce\", \"warn\", \"audit\" or \"off\", found \"on\""),
+        (
+            "mode = \"on\"",
+            "node.toml:3:8: plugin.mode: expected \"enforce\", \"warn\", \"audit\" or \"off\", found \"on\""
+        ),
         ("ordr = 1", "node.toml:3:1: unknown key plugin.ordr; did you mean plugin.order?"),
         ("order = \"1\"", "node.toml:3:9: plugin.order: expected an integer, found a string"),
-        ("id = \"A\"", "node.toml:3:6: plugin.id: names are 1 to 64 of a-z, 0-9, '-' and '_', and start with a letter or digit"),
+        (
+            "id = \"A\"",
+            "node.toml:3:6: plugin.id: names are 1 to 64 of a-z, 0-9, '-' and '_', and start with a letter or digit"
+        ),
         ("digest = \"sha256:00\"", "node.toml:3:10: plugin.digest: expected sha256: and 64 hexadecimal digits"),
-        ("[plugin.budget]\ninstructions = 90000000", "node.toml:4:16: plugin.budget.instructions of \"p\": at most 20000000"),
+        (
+            "[plugin.budget]\ninstructions = 90000000",
+            "node.toml:4:16: plugin.budget.instructions of \"p\": at most 20000000"
+        ),
         ("[plugin.budget]\nmemory = \"1KiB\"", "node.toml:4:10: plugin.budget.memory of \"p\": from 512KiB to 256MiB"),
-        ("[plugin.failure]\naudit = \"open\"", "node.toml:4:9: plugin.failure.audit: the manifest says closed; set allow_relax = true to open it"),
-        ("[plugin.match]\nstages = [\"received\"]", "node.toml:4:11: plugin.match.stages: the stages are \"decided\" and \"completed\", not \"received\""),
-        ("[[plugin]]\nname = \"p\"", "node.toml:4:8: plugin.id: \"p\" is already used at node.toml:1:3; give this binding its own id"),
+        (
+            "[plugin.failure]\naudit = \"open\"",
+            "node.toml:4:9: plugin.failure.audit: the manifest says closed; set allow_relax = true to open it"
+        ),
+        (
+            "[plugin.match]\nstages = [\"received\"]",
+            "node.toml:4:11: plugin.match.stages: the stages are \"decided\" and \"completed\", not \"received\""
+        ),
+        (
+            "[[plugin]]\nname = \"p\"",
+            "node.toml:4:8: plugin.id: \"p\" is already used at node.toml:1:3; give this binding its own id"
+        ),
     ])
     func bindingErrors(_ binding: String, _ expected: String) throws {
         #expect(try error(manifest: "hooks = [\"health\"]", binding: binding) == expected)
@@ -151,7 +228,10 @@ import Testing
         try fixture.package("p", manifest: "hooks = [\"authz\"]", lua: lua)
         try fixture.package("q", manifest: "hooks = [\"authz\"]", lua: lua)
         let found = fixture.loadError(Self.binding + "[[plugin]]\nname = \"q\"")
-        #expect(found == "node.toml:3:3: plugin.order: \"q\" and \"p\" both have order 1000 and the hook authz; give one of them another order")
+        #expect(
+            found
+                == "node.toml:3:3: plugin.order: \"q\" and \"p\" both have order 1000 and the hook authz; give one of them another order"
+        )
         #expect(fixture.loadError(Self.binding + "[[plugin]]\nname = \"q\"\norder = 5") == "loaded")
     }
 
@@ -164,9 +244,12 @@ import Testing
 
     @Test func initCanRefuse() throws {
         let manifest = "hooks = [\"init\"]\n[config.n]\ntype = \"integer\"\ndefault = 3"
-        let found = try error(manifest: manifest, lua: "return { init = function(conf) return false, 'n is ' .. conf.n end }")
+        let found = try error(
+            manifest: manifest, lua: "return { init = function(conf) return false, 'n is ' .. conf.n end }")
         #expect(found == "node.toml:1:3: plugin \"p\" does not load: n is 3")
-        #expect(try error(manifest: manifest, lua: "return { init = function(conf) while true do end end }").hasSuffix("the instruction budget is spent"))
+        #expect(
+            try error(manifest: manifest, lua: "return { init = function(conf) while true do end end }").hasSuffix(
+                "the instruction budget is spent"))
     }
 
     /// Names and files that must not become part of a package.
@@ -197,7 +280,9 @@ import Testing
         #expect(fixture.loadError(Self.binding).contains("larger than"))
         try FileManager.default.removeItem(atPath: directory + "/big.lua")
         #expect(fixture.loadError(Self.binding) == "loaded")
-        #expect(fixture.loadError("[[plugin]]\nname = \"p\"\npath = \"\(fixture.root)/none\"").hasPrefix("node.toml:3:8: plugin \"p\""))
+        #expect(
+            fixture.loadError("[[plugin]]\nname = \"p\"\npath = \"\(fixture.root)/none\"").hasPrefix(
+                "node.toml:3:8: plugin \"p\""))
     }
 
     @Test func configurationReachesInit() throws {

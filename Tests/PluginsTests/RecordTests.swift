@@ -14,15 +14,19 @@ import Testing
     }
 
     private func filled() -> AuditRecord {
-        var op = PluginOp(kind: .range, key: Array("/old".utf8), rangeEnd: Array("/olf".utf8), value: Array("secret".utf8))
+        var op = PluginOp(
+            kind: .range, key: Array("/old".utf8), rangeEnd: Array("/olf".utf8), value: Array("secret".utf8))
         op.path = "success.0"
         (op.lease, op.limit, op.revision, op.number) = (1, 2, 3, 4)
-        (op.previousKV, op.ignoreValue, op.ignoreLease, op.keysOnly, op.countOnly, op.serializable) = (true, true, true, true, true, true)
+        (op.previousKV, op.ignoreValue, op.ignoreLease, op.keysOnly, op.countOnly, op.serializable) = (
+            true, true, true, true, true, true
+        )
         (op.target, op.result) = (.lease, .less)
         var request = PluginRequest(rpc: .txn, ops: [op])
         (request.ttl, request.lease, request.revision, request.name) = (5, 6, 7, "somebody")
         var record = AuditRecord(
-            stage: .completed, id: "old", microseconds: 8, clusterID: 9, memberID: 10, request: request, identity: alice)
+            stage: .completed, id: "old", microseconds: 8, clusterID: 9, memberID: 10, request: request, identity: alice
+        )
         (record.isAllowed, record.code, record.message) = (false, 11, "refused")
         (record.resultRevision, record.term, record.index) = (12, 13, 14)
         (record.hooksMicroseconds, record.queueMicroseconds, record.raftMicroseconds) = (15, 16, 17)
@@ -92,7 +96,8 @@ import Testing
                     return !$0.lexicographicallyPrecedes(key) && (end == [0] || $0.lexicographicallyPrecedes(end))
                 }
                 if inside.isEmpty { continue }
-                for prefix in keys(2) where KeyMatch.within(key, end, prefix) != inside.allSatisfy({ $0.starts(with: prefix) }) {
+                for prefix in keys(2)
+                where KeyMatch.within(key, end, prefix) != inside.allSatisfy({ $0.starts(with: prefix) }) {
                     wrong += 1
                 }
             }
@@ -103,7 +108,8 @@ import Testing
     @Test func timesThatShareTheirSecond() {
         var writer = Timestamp.Writer()
         for time: Int64 in [
-            1_700_000_000_000_000, 1_700_000_000_999_999, 1_700_000_001_000_000, 1_700_000_001_000_007, -1, -2, 0, 1, .max, 5,
+            1_700_000_000_000_000, 1_700_000_000_999_999, 1_700_000_001_000_000, 1_700_000_001_000_007, -1, -2, 0, 1,
+            .max, 5,
             1_700_000_001_000_008, -62_167_219_200_000_000,
         ] {
             let out = TextBuffer()
@@ -133,7 +139,8 @@ import Testing
         records[1].record.request = put("/secret/a", "x\ny")
         #expect(events.audit(records) == [.written, .written])
         #expect(lines.lines.count == 4)
-        #expect(lines.lines[0] == lines.lines[1] && lines.lines[2] == lines.lines[3] && lines.lines[0] != lines.lines[2])
+        #expect(
+            lines.lines[0] == lines.lines[1] && lines.lines[2] == lines.lines[3] && lines.lines[0] != lines.lines[2])
         lines.failure = "no space"
         let failed = EventsPlugins.AuditOutcome.failed(text: "plugin p: the audit record cannot be written")
         #expect(events.audit(records) == [failed, failed])
@@ -169,7 +176,8 @@ import Testing
         let events = try EventsPlugins(set)
         func record(_ request: PluginRequest, code: Int = 0) -> AuditEntry {
             var record = AuditRecord(
-                stage: .completed, id: "r", microseconds: 1, clusterID: 1, memberID: 1, request: request, identity: alice)
+                stage: .completed, id: "r", microseconds: 1, clusterID: 1, memberID: 1, request: request,
+                identity: alice)
             record.totalMicroseconds = 500_000
             record.code = code
             return AuditEntry(record)

@@ -15,7 +15,10 @@ import Testing
         ("3 recursive pcall", "local function f() pcall(f) pcall(f) end f()"),
         ("4 xpcall handler", "xpcall(error, function() while true do end end)"),
         ("5 finalizer", "setmetatable({}, {__gc = function() while true do end end}) collectgarbage()"),
-        ("6 close variable", "local x <close> = setmetatable({}, {__close = function() while true do end end}) while true do end"),
+        (
+            "6 close variable",
+            "local x <close> = setmetatable({}, {__close = function() while true do end end}) while true do end"
+        ),
         ("7 close in coroutine", "coroutine.wrap(function() local x <close> = {} while true do end end)()"),
         ("8 coroutine.close", "coroutine.close(coroutine.create(function() end))"),
         ("9 flat coroutines", "while true do coroutine.wrap(function() end)() end"),
@@ -23,22 +26,49 @@ import Testing
         ("11 catastrophic pattern", "return string.find(('a'):rep(2000), '.-.-.-b') and true"),
         ("12 empty rep", "string.rep('', 1 << 60) string.rep('x', 1 << 60)"),
         ("13 table.move", "table.move({}, 1, 1 << 40, 2, {})"),
-        ("14 insert with __len", "while true do table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1) end"),
-        ("15 concat with __index", "table.concat(setmetatable({}, {__index = function() return 'x' end}), '', 1, 1 << 40)"),
+        (
+            "14 insert with __len",
+            "while true do table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1) end"
+        ),
+        (
+            "15 concat with __index",
+            "table.concat(setmetatable({}, {__index = function() return 'x' end}), '', 1, 1 << 40)"
+        ),
         ("16 many formats", "for i = 1, 1e9 do string.format('%99.99f', 1e308) end"),
         ("17 memory in pcall", "while true do pcall(function() local t = {} while true do t[#t + 1] = {} end end) end"),
         ("18 large rep", "string.rep('x', 1 << 30)"),
-        ("19a loop in __index", "while true do pcall(function() local x = setmetatable({}, {__index = function() while true do end end}).y end) end"),
-        ("19b loop in comparator", "local t = {} for i = 1, 100 do t[i] = i end pcall(table.sort, t, function() while true do end end)"),
+        (
+            "19a loop in __index",
+            "while true do pcall(function() local x = setmetatable({}, {__index = function() while true do end end}).y end) end"
+        ),
+        (
+            "19b loop in comparator",
+            "local t = {} for i = 1, 100 do t[i] = i end pcall(table.sort, t, function() while true do end end)"
+        ),
         ("19c loop in gsub callback", "pcall(string.gsub, ('a'):rep(1000), 'a', function() while true do end end)"),
         ("20 looping __tostring", "error(setmetatable({}, {__tostring = function() while true do end end}))"),
-        ("21 inconsistent comparator", "local t = {} for i = 1, 1000 do t[i] = i % 7 end for i = 1, 1e9 do table.sort(t, function() return true end) end"),
-        ("22 __index recursion", "local t = setmetatable({}, {}) getmetatable(t).__index = function(t, k) return t[k] end return t.x"),
-        ("23 compare large strings", "local a, b = ('x'):rep(1 << 20), ('x'):rep((1 << 20) - 1) .. 'x' for i = 1, 1e9 do local c = a .. 'y' == b .. 'y' end"),
-        ("24 __gc added later", "local m = {} local t = setmetatable({}, m) m.__gc = function() while true do end end t = nil while true do end"),
+        (
+            "21 inconsistent comparator",
+            "local t = {} for i = 1, 1000 do t[i] = i % 7 end for i = 1, 1e9 do table.sort(t, function() return true end) end"
+        ),
+        (
+            "22 __index recursion",
+            "local t = setmetatable({}, {}) getmetatable(t).__index = function(t, k) return t[k] end return t.x"
+        ),
+        (
+            "23 compare large strings",
+            "local a, b = ('x'):rep(1 << 20), ('x'):rep((1 << 20) - 1) .. 'x' for i = 1, 1e9 do local c = a .. 'y' == b .. 'y' end"
+        ),
+        (
+            "24 __gc added later",
+            "local m = {} local t = setmetatable({}, m) m.__gc = function() while true do end end t = nil while true do end"
+        ),
         ("25 doubling concat", "local s = 'x' while true do s = s .. s end"),
         // More.
-        ("strcoll on zero bytes", "local a = ('\\0'):rep(1 << 20) local b = a .. 'x' local n = 0 for i = 1, 1e9 do if a < b then n = n + 1 end end"),
+        (
+            "strcoll on zero bytes",
+            "local a = ('\\0'):rep(1 << 20) local b = a .. 'x' local n = 0 for i = 1, 1e9 do if a < b then n = n + 1 end end"
+        ),
         ("collections at the cap", "local t, i = {}, 0 while true do i = i + 1 t[i % 200000] = {i} end"),
         ("upper in a loop", "local s = ('x'):rep(1 << 20) while true do s:upper() end"),
         ("utf8.len in a loop", "local s = ('x'):rep(1 << 16) while true do utf8.len(s) end"),
@@ -54,15 +84,24 @@ import Testing
         ("byte bomb", "local s = ('x'):rep(1 << 20) while true do pcall(s.byte, s, 1, -1) end"),
         ("json depth", "local t = {} for i = 1, 100 do t = {t} end json.encode(t)"),
         ("json cycle", "local t = {} t.t = t json.encode(t)"),
-        ("json decode bomb", "while true do json.decode(('[1,'):rep(30)) json.decode('[' .. ('1,'):rep(100000) .. '1]') end"),
+        (
+            "json decode bomb",
+            "while true do json.decode(('[1,'):rep(30)) json.decode('[' .. ('1,'):rep(100000) .. '1]') end"
+        ),
         ("glob bomb", "while true do glob.match('**a**a**a**b', ('a'):rep(60000)) end"),
         ("base64 loop", "local s = ('x'):rep(1 << 20) while true do base64.encode(s) end"),
         ("hash loop", "local s = ('x'):rep(1 << 20) while true do hash.sha256(s) end"),
         ("crc loop", "local s = ('x'):rep(1 << 20) while true do hash.crc32(s) end"),
-        ("tostring loop", "while true do tostring(setmetatable({}, {__tostring = function() return ('x'):rep(1e6) end})) end"),
+        (
+            "tostring loop",
+            "while true do tostring(setmetatable({}, {__tostring = function() return ('x'):rep(1e6) end})) end"
+        ),
         ("number coercion", "local s = (' '):rep(1 << 20) .. '1' while true do local x = pcall(math.floor, s) end"),
         ("tonumber with base", "local s = ('1'):rep(1 << 20) while true do tonumber(s, 10) end"),
-        ("next on emptied table", "local t = {} for i = 1, 1e5 do t['k' .. i] = i end for k in pairs(t) do t[k] = nil end while true do next(t) end"),
+        (
+            "next on emptied table",
+            "local t = {} for i = 1, 1e5 do t['k' .. i] = i end for k in pairs(t) do t[k] = nil end while true do next(t) end"
+        ),
         ("many log lines", "while true do log.info('x', {a = ('y'):rep(1000)}) end"),
         ("goto loop", "::a:: goto a"),
         ("tail calls", "local function f() return f() end return f()"),
@@ -70,7 +109,10 @@ import Testing
         ("date format", "while true do os.date(('%c'):rep(128)) end"),
         ("metamethod chain", "local t = {} for i = 1, 1e5 do t = setmetatable({}, {__index = t}) end return t.x"),
         ("mode table", "setmetatable({}, {__mode = 'k'})"),
-        ("concat metamethod", "local t = setmetatable({}, {__concat = function(a, b) return a end}) while true do local x = t .. t end"),
+        (
+            "concat metamethod",
+            "local t = setmetatable({}, {__concat = function(a, b) return a end}) while true do local x = t .. t end"
+        ),
         ("rep of long gap", "string.rep('', 1 << 30, 'x')"),
         ("warn about everything", "while true do a:warn('x') end"),
         ("read all values", "while true do local v = a.value end"),
@@ -94,18 +136,24 @@ import Testing
             // one operation that is under way.
             #expect(time < .milliseconds(400), "\(name) took \(time)")
             let bob = PluginIdentity(user: "bob")
-            #expect(loop.validate(put("/k"), bob) == .deny(code: .invalidArgument, text: "plugin p: reached the end"), "\(name)")
+            #expect(
+                loop.validate(put("/k"), bob) == .deny(code: .invalidArgument, text: "plugin p: reached the end"),
+                "\(name)")
         }
     }
 
     @Test(arguments: [
-        "io", "debug", "package", "coroutine", "load", "loadstring", "loadfile", "dofile", "xpcall", "string.dump", "os.execute",
-        "os.getenv", "os.exit", "os.remove", "os.rename", "os.tmpname", "os.setlocale", "kv", "store", "metric", "sink", "jwt",
+        "io", "debug", "package", "coroutine", "load", "loadstring", "loadfile", "dofile", "xpcall", "string.dump",
+        "os.execute",
+        "os.getenv", "os.exit", "os.remove", "os.rename", "os.tmpname", "os.setlocale", "kv", "store", "metric", "sink",
+        "jwt",
         "bcrypt", "test", "host", "rawequal.x",
     ])
     func isAbsent(_ name: String) throws {
         let fixture = try PluginFixture()
-        let loop = try fixture.loop(hook: "admit_validate", body: "local ok, v = pcall(function() return \(name) end) return false, tostring(ok and v or nil)")
+        let loop = try fixture.loop(
+            hook: "admit_validate",
+            body: "local ok, v = pcall(function() return \(name) end) return false, tostring(ok and v or nil)")
         #expect(loop.validate(put("/k"), alice) == .deny(code: .invalidArgument, text: "plugin p: nil"))
     }
 

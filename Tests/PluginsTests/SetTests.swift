@@ -8,13 +8,15 @@ import Testing
 
 @Suite struct SetTests {
     private static var repository: String {
-        URL(fileURLWithPath: #filePath).resolvingSymlinksInPath().deletingLastPathComponent().deletingLastPathComponent()
+        URL(fileURLWithPath: #filePath).resolvingSymlinksInPath().deletingLastPathComponent()
+            .deletingLastPathComponent()
             .deletingLastPathComponent().path
     }
 
     @Test func reloadIsAtomic() throws {
         let fixture = try PluginFixture()
-        let manifest = "hooks = [\"admit_validate\"]\ncapabilities = [\"store\", \"metrics\"]\n[metrics.n_total]\ntype = \"counter\"\n"
+        let manifest =
+            "hooks = [\"admit_validate\"]\ncapabilities = [\"store\", \"metrics\"]\n[metrics.n_total]\ntype = \"counter\"\n"
         func lua(_ version: Int) -> String {
             "return { admit_validate = function() metric.n_total:inc() return false, 'v\(version) ' .. store.incr('n') end }"
         }
@@ -29,11 +31,15 @@ import Testing
         try fixture.write("plugins/p/init.lua", lua(2))
         try fixture.write("plugins/q/init.lua", "return { health = 1 }")
         let old = holder.current
-        #expect(throws: PluginError.self) { try holder.reload(bindings: fixture.bindings(toml), folder: fixture.root + "/plugins", environment: fixture.environment) }
+        #expect(throws: PluginError.self) {
+            try holder.reload(
+                bindings: fixture.bindings(toml), folder: fixture.root + "/plugins", environment: fixture.environment)
+        }
         #expect(holder.current === old && holder.generation == 1)
         #expect(ask() == denied("v1 2"))
         try fixture.write("plugins/q/init.lua", "return { health = function() end }")
-        _ = try holder.reload(bindings: fixture.bindings(toml), folder: fixture.root + "/plugins", environment: fixture.environment)
+        _ = try holder.reload(
+            bindings: fixture.bindings(toml), folder: fixture.root + "/plugins", environment: fixture.environment)
         #expect(holder.generation == 2)
         // Store, series and counters of the same id go on.
         #expect(ask() == denied("v2 3"))
@@ -54,7 +60,9 @@ import Testing
         let fixture = try PluginFixture()
         try fixture.package(
             "p", manifest: "hooks = [\"init\", \"admit_validate\"]\n[config.text]\ntype = \"string\"\nrequired = true",
-            lua: "local text\nreturn { init = function(c) text = c.text end, admit_validate = function() return false, text .. plugin.id .. plugin.vm end }")
+            lua:
+                "local text\nreturn { init = function(c) text = c.text end, admit_validate = function() return false, text .. plugin.id .. plugin.vm end }"
+        )
         let set = try fixture.load(
             """
             [[plugin]]
@@ -102,22 +110,23 @@ import Testing
     @Test func runnerReports() throws {
         let fixture = try PluginFixture()
         try fixture.package(
-            "p", manifest: "hooks = [\"admit_validate\"]", lua: "return { admit_validate = function(req) return req.key ~= '/no', 'nope' end }",
+            "p", manifest: "hooks = [\"admit_validate\"]",
+            lua: "return { admit_validate = function(req) return req.key ~= '/no', 'nope' end }",
             files: [
                 "tests/a_test.lua": """
-                    test("passes", function(t)
-                      local p = t.plugin{}
-                      t.allowed(p:admit_validate({ rpc = "put", key = "/a" }))
-                      t.denied(p:admit_validate({ rpc = "put", key = "/no" }), "invalid_argument", "nope")
-                      t.equal(t.fixture("x.txt"), "hello") t.golden("x.txt", "hello") t.raises(function() t.golden("x.txt", "hallo") end, "got hallo, expected hello")
-                      t.raises(function() t.equal({ a = { 1 } }, { a = { 2 } }) end, "expected { a = { 2 } }")
-                      t.contains(t.load_error{ budget = { memory = "1KiB" } }, "budget")
-                    end)
-                    test("fails", function(t)
-                      t.allowed(t.plugin{}:admit_validate({ rpc = "put", key = "/no" }))
-                    end)
-                    test("loops", function(t) t.plugin{}:admit_validate({ rpc = "nonsense" }) end)
-                    """,
+                test("passes", function(t)
+                  local p = t.plugin{}
+                  t.allowed(p:admit_validate({ rpc = "put", key = "/a" }))
+                  t.denied(p:admit_validate({ rpc = "put", key = "/no" }), "invalid_argument", "nope")
+                  t.equal(t.fixture("x.txt"), "hello") t.golden("x.txt", "hello") t.raises(function() t.golden("x.txt", "hallo") end, "got hallo, expected hello")
+                  t.raises(function() t.equal({ a = { 1 } }, { a = { 2 } }) end, "expected { a = { 2 } }")
+                  t.contains(t.load_error{ budget = { memory = "1KiB" } }, "budget")
+                end)
+                test("fails", function(t)
+                  t.allowed(t.plugin{}:admit_validate({ rpc = "put", key = "/no" }))
+                end)
+                test("loops", function(t) t.plugin{}:admit_validate({ rpc = "nonsense" }) end)
+                """,
                 "tests/b_test.lua": "local x = ",
                 "tests/fixtures/x.txt": "hello",
             ])

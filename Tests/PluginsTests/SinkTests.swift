@@ -30,7 +30,8 @@ import Testing
         let attributes = try FileManager.default.attributesOfItem(atPath: directory + "/a/b.jsonl")
         #expect((attributes[.posixPermissions] as? Int ?? 0) & 0o777 == 0o640)
         // A torn last line was never acknowledged.
-        try (read(directory + "/a/b.jsonl") + "thr").write(toFile: directory + "/a/b.jsonl", atomically: false, encoding: .utf8)
+        try (read(directory + "/a/b.jsonl") + "thr").write(
+            toFile: directory + "/a/b.jsonl", atomically: false, encoding: .utf8)
         let again = try FileSink(directory: directory, options: options)
         try write(again, "three")
         try again.flush(now: 0)
@@ -80,7 +81,9 @@ import Testing
         try first.write(toFile: directory + "/x.log", atomically: false, encoding: .utf8)
         try write(sink, line)
         try sink.flush(now: 3)
-        let files = try FileManager.default.contentsOfDirectory(atPath: directory).sorted().reversed().map { "\(directory)/\($0)" }
+        let files = try FileManager.default.contentsOfDirectory(atPath: directory).sorted().reversed().map {
+            "\(directory)/\($0)"
+        }
         #expect(files.count == 2)
         #expect(try AuditChain.verify(files, key: nil).records == 2)
     }
@@ -92,7 +95,8 @@ import Testing
         let fixture = try PluginFixture()
         let directory = fixture.root + "/sinks"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        try FileManager.default.createSymbolicLink(atPath: directory + "/x", withDestinationPath: fixture.root + "/target")
+        try FileManager.default.createSymbolicLink(
+            atPath: directory + "/x", withDestinationPath: fixture.root + "/target")
         try FileManager.default.createSymbolicLink(atPath: directory + "/d", withDestinationPath: fixture.root)
         #expect(throws: SinkError.self) { try FileSink(directory: directory, options: SinkOptions(path: "x")) }
         #expect(throws: SinkError.self) { try FileSink(directory: directory, options: SinkOptions(path: "d/x")) }
@@ -108,7 +112,8 @@ import Testing
         for start in [0, 4, 8] {
             let sink = try FileSink(directory: directory, options: options)
             for i in start..<start + 4 {
-                try write(sink, "{\"n\":\(i),\"text\":\"some longer text so that files rotate at some point or other\"}")
+                try write(
+                    sink, "{\"n\":\(i),\"text\":\"some longer text so that files rotate at some point or other\"}")
                 try sink.flush(now: 1_700_000_000 + Double(i))
             }
             #expect(throws: SinkError.self) { try write(sink, "no object") }
@@ -143,7 +148,9 @@ import Testing
         #expect(try check([lines[0], lines[0]]) == "record 1 follows record 1: missing or out of order")
         #expect(try check([lines[1], lines[2]]) == "2")
         try (lines[0] + "\n" + lines[1].dropLast(3)).write(toFile: path, atomically: false, encoding: .utf8)
-        #expect(throws: AuditChain.Defect(file: path, line: 2, message: "the last line is not finished")) { try AuditChain.verify([path], key: key) }
+        #expect(throws: AuditChain.Defect(file: path, line: 2, message: "the last line is not finished")) {
+            try AuditChain.verify([path], key: key)
+        }
     }
 
     private static let auditLua = """
@@ -159,31 +166,48 @@ import Testing
     private func record(_ request: PluginRequest, stage: AuditRecord.Stage = .decided) -> AuditEntry {
         AuditEntry(
             AuditRecord(
-                stage: stage, id: "r1", microseconds: 1_700_000_000_000_001, clusterID: 0xC, memberID: 0xD, request: request,
+                stage: stage, id: "r1", microseconds: 1_700_000_000_000_001, clusterID: 0xC, memberID: 0xD,
+                request: request,
                 identity: alice))
     }
 
     @Test func requiredAndBestEffort() throws {
         let fixture = try PluginFixture()
-        try fixture.package("p", manifest: "hooks = [\"init\", \"audit\"]\ncapabilities = [\"file.append\"]", lua: Self.auditLua)
+        try fixture.package(
+            "p", manifest: "hooks = [\"init\", \"audit\"]\ncapabilities = [\"file.append\"]", lua: Self.auditLua)
         let set = try fixture.load("[[plugin]]\nname = \"p\"")
         #expect(set.auditNeed(.decided, put("/a"), alice) == .required)
         let events = try EventsPlugins(set)
         let failed = EventsPlugins.AuditOutcome.failed(text: "plugin p: the audit record cannot be written")
-        #expect(events.audit([record(put("/a")), record(put("/refuse")), record(put("/b"))]) == [.written, failed, .written])
+        #expect(
+            events.audit([record(put("/a")), record(put("/refuse")), record(put("/b"))]) == [
+                .written, failed, .written,
+            ])
         let path = fixture.root + "/sinks/audit.log"
         let before = try read(path)
         #expect(before.split(separator: "\n").count == 2)
-        #expect(before.hasPrefix("{\"id\":\"r1\",\"stage\":\"decided\",\"time\":\"2023-11-14T22:13:20.000001Z\",\"cluster\":\"c\",\"member\":\"d\",\"peer\":\"127.0.0.1:5\",\"user\":\"alice\",\"roles\":[\"writer\"],\"cn\":\"cn-a\",\"source\":\"core\",\"rpc\":\"put\",\"ops\":[{\"kind\":\"put\",\"key\":\"/a\",\"value_size\":1,\"value_hash\":\""))
+        #expect(
+            before.hasPrefix(
+                "{\"id\":\"r1\",\"stage\":\"decided\",\"time\":\"2023-11-14T22:13:20.000001Z\",\"cluster\":\"c\",\"member\":\"d\",\"peer\":\"127.0.0.1:5\",\"user\":\"alice\",\"roles\":[\"writer\"],\"cn\":\"cn-a\",\"source\":\"core\",\"rpc\":\"put\",\"ops\":[{\"kind\":\"put\",\"key\":\"/a\",\"value_size\":1,\"value_hash\":\""
+            ))
         // A broken budget in the middle of a batch loses no line that was taken, and the sink goes on.
-        #expect(events.audit([record(put("/c")), record(put("/spin")), record(put("/secret/d"))]) == [.written, failed, .written])
+        #expect(
+            events.audit([record(put("/c")), record(put("/spin")), record(put("/secret/d"))]) == [
+                .written, failed, .written,
+            ])
         let lines = try read(path)
-        #expect(lines.split(separator: "\n").count == 4 && lines.hasPrefix(before) && !lines.contains("/secret/d") && lines.contains("key_hash"))
+        #expect(
+            lines.split(separator: "\n").count == 4 && lines.hasPrefix(before) && !lines.contains("/secret/d")
+                && lines.contains("key_hash"))
         events.shutdown()
         #expect(try AuditChain.verify([path], key: nil).records == 4)
 
-        let relaxed = try fixture.load("[[plugin]]\nname = \"p\"\nallow_relax = true\n[plugin.failure]\naudit = \"open\"\n[plugin.match]\nstages = [\"completed\"]\nrpcs = [\"put\"]")
-        #expect(relaxed.auditNeed(.decided, put("/a"), alice) == .none && relaxed.auditNeed(.completed, put("/a"), alice) == .bestEffort)
+        let relaxed = try fixture.load(
+            "[[plugin]]\nname = \"p\"\nallow_relax = true\n[plugin.failure]\naudit = \"open\"\n[plugin.match]\nstages = [\"completed\"]\nrpcs = [\"put\"]"
+        )
+        #expect(
+            relaxed.auditNeed(.decided, put("/a"), alice) == .none
+                && relaxed.auditNeed(.completed, put("/a"), alice) == .bestEffort)
         #expect(relaxed.auditNeed(.completed, get("/a"), alice) == .none)
         let best = try EventsPlugins(relaxed)
         #expect(best.audit([record(put("/refuse"), stage: .completed)]) == [.written])
@@ -193,7 +217,8 @@ import Testing
         let fixture = try PluginFixture()
         let lines = MemorySink.Lines()
         fixture.environment.openSink = { options throws(SinkError) in try MemorySink(options: options, target: lines) }
-        try fixture.package("p", manifest: "hooks = [\"init\", \"audit\"]\ncapabilities = [\"file.append\"]", lua: Self.auditLua)
+        try fixture.package(
+            "p", manifest: "hooks = [\"init\", \"audit\"]\ncapabilities = [\"file.append\"]", lua: Self.auditLua)
         let set = try fixture.load("[[plugin]]\nname = \"p\"")
         let events = try EventsPlugins(set)
         lines.failure = "no space"
@@ -235,7 +260,8 @@ import Testing
         let events = try EventsPlugins(set)
         func event(_ key: String, _ revision: Int64) -> HookEvent {
             var event = HookEvent(type: "put", id: "\(revision).0", revision: revision, sub: 0, time: 1, source: "c/d")
-            event.keyValue = PluginKeyValue(key: Array(key.utf8), value: [0x76], createRevision: revision, modRevision: revision, version: 1)
+            event.keyValue = PluginKeyValue(
+                key: Array(key.utf8), value: [0x76], createRevision: revision, modRevision: revision, version: 1)
             event.reason = "client"
             return event
         }
@@ -253,10 +279,16 @@ import Testing
     }
 
     @Test func timestamps() {
-        for (text, seconds) in [("1970-01-01T00:00:00Z", 0.0), ("2000-02-29T12:30:45.5Z", 951_827_445.5), ("1969-12-31T23:59:59Z", -1), ("2024-12-31T23:59:59+01:30", 1_735_684_199), ("9999-12-31T23:59:59Z", 253_402_300_799)] {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0.0), ("2000-02-29T12:30:45.5Z", 951_827_445.5), ("1969-12-31T23:59:59Z", -1),
+            ("2024-12-31T23:59:59+01:30", 1_735_684_199), ("9999-12-31T23:59:59Z", 253_402_300_799),
+        ] {
             #expect(Timestamp.parse(text) == seconds)
         }
-        for bad in ["", "2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-01-01T24:00:00Z", "2024-01-01T00:00:00", "2024-01-01T00:00:00.Z", "2024-01-01T00:00:00Zx"] {
+        for bad in [
+            "", "2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-01-01T24:00:00Z", "2024-01-01T00:00:00",
+            "2024-01-01T00:00:00.Z", "2024-01-01T00:00:00Zx",
+        ] {
             #expect(Timestamp.parse(bad) == nil)
         }
         for seconds in stride(from: -60_000_000_000.0, to: 250_000_000_000, by: 1_234_567_891.25) {

@@ -36,13 +36,15 @@ import Testing
                 var bytes: [UInt8] = []
                 for number in 0..<200 {
                     let stream = UInt32(round * 200 + number) * 2 + 1
-                    bytes += RawFrame(
-                        type: RawFrame.headers, flags: 4, stream: stream,
-                        payload: hpack(requestHeaders(TestMethod.never.path))
-                    ).bytes
-                    bytes += RawFrame(
-                        type: RawFrame.reset, stream: stream, payload: bigEndian(8)
-                    ).bytes
+                    bytes +=
+                        RawFrame(
+                            type: RawFrame.headers, flags: 4, stream: stream,
+                            payload: hpack(requestHeaders(TestMethod.never.path))
+                        ).bytes
+                    bytes +=
+                        RawFrame(
+                            type: RawFrame.reset, stream: stream, payload: bigEndian(8)
+                        ).bytes
                 }
                 if !peer.write(bytes) { return }
             }
@@ -64,13 +66,17 @@ import Testing
     @Test func controlFrameFloods() throws {
         let frames: [(String, RawFrame)] = [
             ("SETTINGS", .init(type: RawFrame.settings)),
-            ("SETTINGS with entries",
-             .init(type: RawFrame.settings, payload: [0, 3, 0, 0, 0, 9, 0, 4, 0, 0, 9, 0])),
+            (
+                "SETTINGS with entries",
+                .init(type: RawFrame.settings, payload: [0, 3, 0, 0, 0, 9, 0, 4, 0, 0, 9, 0])
+            ),
             ("SETTINGS ACK", .init(type: RawFrame.settings, flags: 1)),
             ("PING ACK", .init(type: RawFrame.ping, flags: 1, payload: [0, 0, 0, 0, 0, 0, 0, 0])),
             ("PRIORITY", .init(type: RawFrame.priority, stream: 3, payload: [0, 0, 0, 0, 7])),
-            ("WINDOW_UPDATE",
-             .init(type: RawFrame.windowUpdate, payload: bigEndian(1))),
+            (
+                "WINDOW_UPDATE",
+                .init(type: RawFrame.windowUpdate, payload: bigEndian(1))
+            ),
             ("unknown type", .init(type: 0xBE, payload: [1, 2, 3])),
             ("DATA on a closed stream", .init(type: RawFrame.data, stream: 1, payload: [1])),
         ]
@@ -133,10 +139,14 @@ import Testing
     /// The server's own resets as a weapon (CVE-2025-8671): every stream is made to fail.
     @Test func provokedResets() throws {
         let provocations: [(String, (UInt32) -> RawFrame)] = [
-            ("window update of 0",
-             { .init(type: RawFrame.windowUpdate, stream: $0, payload: bigEndian(0)) }),
-            ("window overflow",
-             { .init(type: RawFrame.windowUpdate, stream: $0, payload: bigEndian(0x7FFF_FFFF)) }),
+            (
+                "window update of 0",
+                { .init(type: RawFrame.windowUpdate, stream: $0, payload: bigEndian(0)) }
+            ),
+            (
+                "window overflow",
+                { .init(type: RawFrame.windowUpdate, stream: $0, payload: bigEndian(0x7FFF_FFFF)) }
+            ),
         ]
         for (name, provoke) in provocations {
             // nghttp2 takes the first as an error of the whole connection.
@@ -168,21 +178,35 @@ import Testing
 
     @Test func protocolErrorsEndTheConnection() throws {
         let cases: [(String, UInt32, [RawFrame])] = [
-            ("RST_STREAM on an idle stream", 1,
-             [.init(type: RawFrame.reset, stream: 99, payload: bigEndian(8))]),
+            (
+                "RST_STREAM on an idle stream", 1,
+                [.init(type: RawFrame.reset, stream: 99, payload: bigEndian(8))]
+            ),
             ("DATA on an idle stream", 1, [.init(type: RawFrame.data, stream: 99, payload: [1])]),
-            ("even stream", 1,
-             [.init(type: RawFrame.headers, flags: 5, stream: 2, payload: hpack(requestHeaders("/x")))]),
-            ("broken HPACK", 9,
-             [.init(type: RawFrame.headers, flags: 5, stream: 1, payload: [0xFF, 0xFF, 0xFF, 0xFF, 0xFF])]),
-            ("connection window overflow", 3,
-             [.init(type: RawFrame.windowUpdate, payload: bigEndian(0x7FFF_FFFF))]),
-            ("PUSH_PROMISE from a client", 1,
-             [.init(type: RawFrame.push, flags: 4, stream: 1, payload: bigEndian(2) + hpack([("a", "b")]))]),
-            ("frame longer than allowed", 6,
-             [.init(type: RawFrame.data, stream: 1, payload: [UInt8](repeating: 0, count: 16_385))]),
-            ("CONTINUATION from nowhere", 1,
-             [.init(type: RawFrame.continuation, flags: 4, stream: 1, payload: [])]),
+            (
+                "even stream", 1,
+                [.init(type: RawFrame.headers, flags: 5, stream: 2, payload: hpack(requestHeaders("/x")))]
+            ),
+            (
+                "broken HPACK", 9,
+                [.init(type: RawFrame.headers, flags: 5, stream: 1, payload: [0xFF, 0xFF, 0xFF, 0xFF, 0xFF])]
+            ),
+            (
+                "connection window overflow", 3,
+                [.init(type: RawFrame.windowUpdate, payload: bigEndian(0x7FFF_FFFF))]
+            ),
+            (
+                "PUSH_PROMISE from a client", 1,
+                [.init(type: RawFrame.push, flags: 4, stream: 1, payload: bigEndian(2) + hpack([("a", "b")]))]
+            ),
+            (
+                "frame longer than allowed", 6,
+                [.init(type: RawFrame.data, stream: 1, payload: [UInt8](repeating: 0, count: 16_385))]
+            ),
+            (
+                "CONTINUATION from nowhere", 1,
+                [.init(type: RawFrame.continuation, flags: 4, stream: 1, payload: [])]
+            ),
             ("PING of 7 bytes", 6, [.init(type: RawFrame.ping, payload: [1, 2, 3, 4, 5, 6, 7])]),
             ("window update of 0", 1, [.init(type: RawFrame.windowUpdate, payload: bigEndian(0))]),
         ]
@@ -228,7 +252,8 @@ import Testing
         try expectCutOff("HPACK bomb", text: "header list too large") { peer in
             let value = [UInt8](repeating: 0x76, count: 4000)
             let entry: [UInt8] = [0x40, 1, 0x78, 127, 0xA1, 0x1E] + value
-            let block = hpack(requestHeaders(TestMethod.echo.path)) + entry
+            let block =
+                hpack(requestHeaders(TestMethod.echo.path)) + entry
                 + [UInt8](repeating: 0x80 | 62, count: 10_000)
             peer.write(.init(type: RawFrame.headers, flags: 5, stream: 1, payload: block))
         }

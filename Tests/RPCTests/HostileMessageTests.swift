@@ -14,24 +14,40 @@ import Testing
         peer.greet()
         let two = grpcMessage([1]) + grpcMessage([2])
         let cases: [(String, [UInt8], [(String, String)], code: String, text: String)] = [
-            ("length 2^32-1", [0, 255, 255, 255, 255], [], "8",
-             "grpc: received message larger than max (4294967295 vs. 1000)"),
-            ("one over the bound", grpcMessage([UInt8](repeating: 0, count: 1001)), [], "8",
-             "grpc: received message larger than max (1001 vs. 1000)"),
-            ("compressed flag", grpcMessage([1], flag: 1), [], "13",
-             "grpc: compressed flag set with identity or empty encoding"),
-            ("compressed flag, identity", grpcMessage([1], flag: 1), [("grpc-encoding", "identity")],
-             "13", "grpc: compressed flag set with identity or empty encoding"),
-            ("format 7", grpcMessage([1], flag: 7), [], "13",
-             "grpc: received unexpected payload format 7"),
-            ("gzip", grpcMessage([1], flag: 1), [("grpc-encoding", "gzip")], "12",
-             "grpc: Decompressor is not installed for grpc-encoding \"gzip\""),
+            (
+                "length 2^32-1", [0, 255, 255, 255, 255], [], "8",
+                "grpc: received message larger than max (4294967295 vs. 1000)"
+            ),
+            (
+                "one over the bound", grpcMessage([UInt8](repeating: 0, count: 1001)), [], "8",
+                "grpc: received message larger than max (1001 vs. 1000)"
+            ),
+            (
+                "compressed flag", grpcMessage([1], flag: 1), [], "13",
+                "grpc: compressed flag set with identity or empty encoding"
+            ),
+            (
+                "compressed flag, identity", grpcMessage([1], flag: 1), [("grpc-encoding", "identity")],
+                "13", "grpc: compressed flag set with identity or empty encoding"
+            ),
+            (
+                "format 7", grpcMessage([1], flag: 7), [], "13",
+                "grpc: received unexpected payload format 7"
+            ),
+            (
+                "gzip", grpcMessage([1], flag: 1), [("grpc-encoding", "gzip")], "12",
+                "grpc: Decompressor is not installed for grpc-encoding \"gzip\""
+            ),
             ("cut prefix", [0, 0, 0], [], "13", "unexpected EOF"),
             ("cut message", [0, 0, 0, 0, 9, 1, 2], [], "13", "unexpected EOF"),
-            ("two messages", two, [], "13",
-             "cardinality violation: received multiple request messages for non-client-streaming RPC"),
-            ("no message", [], [], "13",
-             "cardinality violation: received no request message from non-client-streaming RPC"),
+            (
+                "two messages", two, [], "13",
+                "cardinality violation: received multiple request messages for non-client-streaming RPC"
+            ),
+            (
+                "no message", [], [], "13",
+                "cardinality violation: received no request message from non-client-streaming RPC"
+            ),
         ]
         var stream: UInt32 = 1
         for (name, body, extra, code, text) in cases {
@@ -105,10 +121,11 @@ import Testing
             for _ in 0..<Int(random()) + 10 {
                 if round % 3 == 2 {
                     // Well-framed nonsense gets further than noise.
-                    bytes += RawFrame(
-                        type: random() % 11, flags: random(), stream: UInt32(random() % 8),
-                        payload: (0..<Int(random() % 40)).map { _ in random() }
-                    ).bytes
+                    bytes +=
+                        RawFrame(
+                            type: random() % 11, flags: random(), stream: UInt32(random() % 8),
+                            payload: (0..<Int(random() % 40)).map { _ in random() }
+                        ).bytes
                 } else {
                     bytes.append(random())
                 }

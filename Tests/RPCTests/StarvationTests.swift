@@ -53,10 +53,11 @@ import Testing
                 payload: hpack(requestHeaders(TestMethod.big.path))
             ).bytes
             refused = !peer.write(
-                bytes + RawFrame(
-                    type: RawFrame.data, flags: 1, stream: stream,
-                    payload: grpcMessage(Array("100000".utf8))
-                ).bytes)
+                bytes
+                    + RawFrame(
+                        type: RawFrame.data, flags: 1, stream: stream,
+                        payload: grpcMessage(Array("100000".utf8))
+                    ).bytes)
         }
         // Reading stopped with the socket full; then the connection is cut and all is given back.
         #expect(server.serves())

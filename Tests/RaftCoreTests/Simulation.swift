@@ -218,7 +218,7 @@ struct Simulation {
         case 86: try? hosts[target].core.transferLeadership(to: random.pick(hosts).core.id)
         case 87: hosts[target].core.reportUnreachable(random.pick(hosts).core.id)
         case 88 where random.chance(perMille: 100): hosts[target].core.campaign()
-        case 88 where random.chance(perMille: 200): 
+        case 88 where random.chance(perMille: 200):
             if hosts[target].core.role == .leader { reached.resignations += 1 }
             hosts[target].core.resign()
         case 89..<94: if random.chance(perMille: options.changesPerMille) { change(on: target) }

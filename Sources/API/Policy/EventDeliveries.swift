@@ -172,7 +172,9 @@ final class EventDeliveries {
         switch event {
         case .revision, .restored: return nil
         case .lease(let lease):
-            hook.type = lease.kind == .expired ? "lease_expire"
+            hook.type =
+                lease.kind == .expired
+                ? "lease_expire"
                 : lease.kind == .granted ? "lease_grant" : "lease_revoke"
             hook.fields = [
                 ("lease", .integer(lease.id)), ("ttl", .integer(lease.timeToLiveSeconds)),

@@ -25,10 +25,14 @@ final class PolicyStoreView: PluginStoreView {
         _ key: [UInt8], _ rangeEnd: [UInt8], limit: Int, maximumBytes: Int, keysOnly: Bool
     ) -> (keys: [PluginKeyValue], more: Bool) {
         var writer = ByteWriter(capacity: 1024)
-        guard let result = read(key, rangeEnd, into: &writer, { query in
-            query.limit = Int64(limit)
-            query.keysOnly = keysOnly
-        }) else { return ([], false) }
+        guard
+            let result = read(
+                key, rangeEnd, into: &writer,
+                { query in
+                    query.limit = Int64(limit)
+                    query.keysOnly = keysOnly
+                })
+        else { return ([], false) }
         var keys: [PluginKeyValue] = []
         var bytes = 0
         var more = result.more

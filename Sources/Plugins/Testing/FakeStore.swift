@@ -20,7 +20,8 @@ package final class FakeStore: PluginStoreView {
         } else {
             keys.insert(
                 PluginKeyValue(
-                    key: key, value: value, createRevision: revision, modRevision: revision, version: 1, lease: lease), at: i)
+                    key: key, value: value, createRevision: revision, modRevision: revision, version: 1, lease: lease),
+                at: i)
         }
     }
 
@@ -53,7 +54,9 @@ package final class FakeStore: PluginStoreView {
         return (found, false)
     }
 
-    package func count(_ key: [UInt8], _ rangeEnd: [UInt8], limit: Int) -> Int { min(limit, slice(key, rangeEnd).count) }
+    package func count(_ key: [UInt8], _ rangeEnd: [UInt8], limit: Int) -> Int {
+        min(limit, slice(key, rangeEnd).count)
+    }
 
     package func stats(_ prefix: [UInt8]) -> (keys: Int64, bytes: Int64)? {
         let found = keys.filter { $0.key.starts(with: prefix) }

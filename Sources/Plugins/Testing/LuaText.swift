@@ -64,7 +64,8 @@ enum LuaText {
         case .number(let value): value.isFinite ? "\(value)" : "null"
         case .string(let bytes): quoted(String(decoding: bytes, as: UTF8.self))
         case .array(let items): "[\(items.map(json).joined(separator: ","))]"
-        case .map(let pairs): "{\(pairs.map { "\(quoted($0.key.described)):\(json($0.value))" }.joined(separator: ","))}"
+        case .map(let pairs):
+            "{\(pairs.map { "\(quoted($0.key.described)):\(json($0.value))" }.joined(separator: ","))}"
         }
     }
 }

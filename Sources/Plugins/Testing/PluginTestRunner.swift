@@ -149,7 +149,10 @@ final class TestDriver {
                 PluginTestReport.Case(file: file.path, name: name, failure: status == MOONRAFT_OK.int32 ? nil : text))
             for plugin in plugins { collect(plugin) }
             plugins.removeAll()
-            if status == MOONRAFT_INSTRUCTIONS.int32 || status == MOONRAFT_TIME.int32 || status == MOONRAFT_MEMORY.int32 { break }
+            if status == MOONRAFT_INSTRUCTIONS.int32 || status == MOONRAFT_TIME.int32 || status == MOONRAFT_MEMORY.int32
+            {
+                break
+            }
         }
         return cases
     }
@@ -200,7 +203,9 @@ final class TestDriver {
 
     private func give(_ vm: OpaquePointer, _ values: [LuaValue]) {
         for value in values {
-            LuaEncoder.encode(value).withUnsafeBufferPointer { moonraft_vm_return_encoded(vm, $0.baseAddress, $0.count) }
+            LuaEncoder.encode(value).withUnsafeBufferPointer {
+                moonraft_vm_return_encoded(vm, $0.baseAddress, $0.count)
+            }
         }
     }
 
@@ -271,9 +276,12 @@ final class TestDriver {
     private func keyset(_ value: LuaValue) throws(HostError) -> String {
         keys = TestKeys()
         for item in value.items ?? [] {
-            guard let id = item["kid"]?.string, let name = item["alg"]?.string, let algorithm = JWTAlgorithm(rawValue: name)
+            guard let id = item["kid"]?.string, let name = item["alg"]?.string,
+                let algorithm = JWTAlgorithm(rawValue: name)
             else { throw HostError("a key needs kid and a known alg") }
-            do { try keys.add(id: id, algorithm: algorithm) } catch { throw HostError("the key cannot be made: \(error)") }
+            do { try keys.add(id: id, algorithm: algorithm) } catch {
+                throw HostError("the key cannot be made: \(error)")
+            }
         }
         let folder = scratch ?? NSTemporaryDirectory() + "moonraft-test-" + UUID().uuidString
         scratch = folder
@@ -302,7 +310,9 @@ final class TestDriver {
     }
 
     private func golden(_ name: String, _ text: [UInt8]) throws(HostError) {
-        guard PluginVM.isSinkPath(name), !name.contains("/") else { throw HostError("the name of a golden file is plain") }
+        guard PluginVM.isSinkPath(name), !name.contains("/") else {
+            throw HostError("the name of a golden file is plain")
+        }
         if updatesGolden {
             let folder = "\(package.directory)/tests/fixtures"
             do {
@@ -317,7 +327,8 @@ final class TestDriver {
         guard file.bytes != text else { return }
         let old = file.bytes.split(separator: 0x0A, omittingEmptySubsequences: false)
         let new = text.split(separator: 0x0A, omittingEmptySubsequences: false)
-        let line = zip(old, new).enumerated().first { $0.element.0 != $0.element.1 }?.offset ?? min(old.count, new.count)
+        let line =
+            zip(old, new).enumerated().first { $0.element.0 != $0.element.1 }?.offset ?? min(old.count, new.count)
         func show(_ lines: [ArraySlice<UInt8>]) -> String {
             line < lines.count ? String(decoding: lines[line], as: UTF8.self) : "(end)"
         }

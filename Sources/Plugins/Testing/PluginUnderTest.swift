@@ -63,7 +63,9 @@ final class PluginUnderTest {
         var environment = PluginEnvironment(configurationDirectory: package.directory, sinkDirectory: "")
         environment.clock = PluginClock(now: { clock.now }, monotonic: { clock.monotonic })
         environment.log = { log.add($0) }
-        environment.openSink = { options throws(SinkError) in try MemorySink(options: options, target: sinks.at(options.path)) }
+        environment.openSink = { options throws(SinkError) in
+            try MemorySink(options: options, target: sinks.at(options.path))
+        }
         environment.hookPeriod = 1
         environment.seed = seed
         let bindings: [PluginBinding]
@@ -209,7 +211,10 @@ final class PluginUnderTest {
             let after = plugin.shared.hookFigures
             let index = Int(PluginHook.audit.rawValue) - 1
             let failed = after[index].errors != before[index].errors || after[index].denies != before[index].denies
-            let sinkErrors = log.all.last { $0.message == "audit sink failed" || $0.message == "audit record not written" || $0.message == "hook failed" }
+            let sinkErrors = log.all.last {
+                $0.message == "audit sink failed" || $0.message == "audit record not written"
+                    || $0.message == "hook failed"
+            }
             return Self.result(failed ? sinkErrors?.fields.last?.value ?? "failed" : nil)
         }
     }
@@ -253,7 +258,9 @@ final class PluginUnderTest {
             throw HostError("the manifest declares no metric \(name)")
         }
         guard let value = registry.value(index, key: MetricRegistry.key(labels)) else { return [.null] }
-        if registry.declarations[index].kind == .histogram { return [.integer(Int64(value.count)), .number(value.value)] }
+        if registry.declarations[index].kind == .histogram {
+            return [.integer(Int64(value.count)), .number(value.value)]
+        }
         return [Int64(exactly: value.value).map { .integer($0) } ?? .number(value.value)]
     }
 

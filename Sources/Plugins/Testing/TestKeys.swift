@@ -54,7 +54,8 @@ final class TestKeys {
         case .p384(let key): return point("P-384", key.publicKey.x963Representation)
         case .p521(let key): return point("P-521", key.publicKey.x963Representation)
         case .ed25519(let key):
-            return "\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"\(Base64URL.encode(Array(key.publicKey.rawRepresentation)))\""
+            return
+                "\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"\(Base64URL.encode(Array(key.publicKey.rawRepresentation)))\""
         case .secret(let bytes): return "\"kty\":\"oct\",\"k\":\"\(Base64URL.encode(bytes))\""
         }
     }
@@ -68,8 +69,10 @@ final class TestKeys {
         case .rsa(let key):
             let padding: _RSA.Signing.Padding = algorithm.rawValue.hasPrefix("PS") ? .PSS : .insecurePKCS1v1_5
             switch algorithm {
-            case .rs384, .ps384: signature = try key.signature(for: SHA384.hash(data: data), padding: padding).rawRepresentation
-            case .rs512, .ps512: signature = try key.signature(for: SHA512.hash(data: data), padding: padding).rawRepresentation
+            case .rs384, .ps384:
+                signature = try key.signature(for: SHA384.hash(data: data), padding: padding).rawRepresentation
+            case .rs512, .ps512:
+                signature = try key.signature(for: SHA512.hash(data: data), padding: padding).rawRepresentation
             default: signature = try key.signature(for: SHA256.hash(data: data), padding: padding).rawRepresentation
             }
         case .p256(let key): signature = try key.signature(for: data).rawRepresentation

@@ -9,7 +9,8 @@ enum TestValues {
         }
     }
 
-    private static func check(_ value: LuaValue, _ what: String, _ known: [String]) throws(HostError) -> [LuaValue.Pair] {
+    private static func check(_ value: LuaValue, _ what: String, _ known: [String]) throws(HostError) -> [LuaValue.Pair]
+    {
         guard let pairs = value.pairs else { throw HostError("\(what) must be a table") }
         for pair in pairs where !known.contains(pair.key.described) {
             throw HostError("\(what) has an unknown field \(pair.key.described)")
@@ -18,7 +19,8 @@ enum TestValues {
     }
 
     private static let opFields = [
-        "kind", "path", "key", "range_end", "value", "lease", "limit", "revision", "prev_kv", "ignore_value", "ignore_lease",
+        "kind", "path", "key", "range_end", "value", "lease", "limit", "revision", "prev_kv", "ignore_value",
+        "ignore_lease",
         "keys_only", "count_only", "serializable", "target", "result", "number",
     ]
     private static let requestFields = ["rpc", "ops", "ttl", "lease", "revision", "name"]
@@ -35,7 +37,9 @@ enum TestValues {
             guard let items = ops.items else { throw HostError("ops must be an array") }
             for item in items {
                 _ = try check(item, "an op", opFields)
-                guard let kind = item["kind"]?.string, let parsed = kinds[kind] else { throw HostError("an op needs its kind") }
+                guard let kind = item["kind"]?.string, let parsed = kinds[kind] else {
+                    throw HostError("an op needs its kind")
+                }
                 request.ops.append(op(item, parsed))
             }
         } else if value["key"] != nil {
@@ -89,7 +93,15 @@ enum TestValues {
         var pairs: [(String, LuaValue)] = [("rpc", .text("\(request.rpc.name)"))]
         if request.rpc != .txn, let op = request.ops.first { pairs.append(contentsOf: fields(op)) }
         pairs.append(
-            ("ops", .array(request.ops.map { .table([("kind", .text("\(AuditRecordJSON.kindName($0.kind))")), ("path", .text($0.path))] + fields($0)) })))
+            (
+                "ops",
+                .array(
+                    request.ops.map {
+                        .table(
+                            [("kind", .text("\(AuditRecordJSON.kindName($0.kind))")), ("path", .text($0.path))]
+                                + fields($0))
+                    })
+            ))
         return .table(pairs)
     }
 
@@ -110,7 +122,8 @@ enum TestValues {
         let source = value["source"]?.string.flatMap { PluginIdentity.Source(rawValue: $0) }
         let user = value["user"]?.string ?? ""
         return PluginIdentity(
-            user: user, roles: (value["roles"]?.items ?? []).compactMap(\.string), commonName: value["cn"]?.string ?? "",
+            user: user, roles: (value["roles"]?.items ?? []).compactMap(\.string),
+            commonName: value["cn"]?.string ?? "",
             peer: value["peer"]?.string ?? "127.0.0.1:40000", source: source ?? (user.isEmpty ? .none : .plugin))
     }
 
@@ -138,7 +151,8 @@ enum TestValues {
     }
 
     private static let recordFields = [
-        "id", "stage", "time", "code", "message", "allowed", "result_revision", "term", "index", "hooks_us", "queue_us", "raft_us",
+        "id", "stage", "time", "code", "message", "allowed", "result_revision", "term", "index", "hooks_us", "queue_us",
+        "raft_us",
         "apply_us", "total_us",
         // Accepted and left out, as the node leaves them out: tests show that nothing of them can appear.
         "token", "password",
@@ -152,7 +166,8 @@ enum TestValues {
         let time = value["time"]?.number ?? now
         guard time.isFinite, abs(time) < 1e11 else { throw HostError("time is out of range") }
         var record = AuditRecord(
-            stage: stage, id: value["id"]?.string ?? "test", microseconds: Int64((time * 1e6).rounded()), clusterID: 0xC1,
+            stage: stage, id: value["id"]?.string ?? "test", microseconds: Int64((time * 1e6).rounded()),
+            clusterID: 0xC1,
             memberID: 0x01, request: request, identity: identity)
         record.code = Int(value["code"]?.integer ?? 0)
         record.message = value["message"]?.string ?? ""
@@ -172,7 +187,8 @@ enum TestValues {
         _ = try check(
             value, "an event",
             [
-                "type", "id", "revision", "sub", "time", "source", "key", "value", "create_revision", "mod_revision", "version", "lease",
+                "type", "id", "revision", "sub", "time", "source", "key", "value", "create_revision", "mod_revision",
+                "version", "lease",
                 "reason", "prev_value", "fields",
             ])
         guard let type = value["type"]?.string else { throw HostError("an event needs its type") }
@@ -183,7 +199,8 @@ enum TestValues {
             time: value["time"]?.number ?? now, source: value["source"]?.string ?? "c1/1")
         if let key = value["key"]?.bytes {
             event.keyValue = PluginKeyValue(
-                key: key, value: value["value"]?.bytes ?? [], createRevision: value["create_revision"]?.integer ?? revision,
+                key: key, value: value["value"]?.bytes ?? [],
+                createRevision: value["create_revision"]?.integer ?? revision,
                 modRevision: value["mod_revision"]?.integer ?? revision, version: value["version"]?.integer ?? 1,
                 lease: value["lease"]?.integer ?? 0)
             event.reason = value["reason"]?.string ?? "client"

@@ -144,11 +144,14 @@ package final class RPCServer: Sendable {
     private func bootstrap(_ transport: TransportHandlers?, isTCP: Bool) -> ServerBootstrap {
         var bootstrap = ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: configuration.listenBacklog)
-            .childChannelOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 16384, maximum: 65536))
+            .childChannelOption(
+                .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 16384, maximum: 65536)
+            )
             .childChannelOption(
                 .writeBufferWaterMark, value: .init(low: 128 << 10, high: 512 << 10))
         if isTCP {
-            bootstrap = bootstrap
+            bootstrap =
+                bootstrap
                 .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
                 .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
         }

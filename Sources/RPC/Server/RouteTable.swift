@@ -141,7 +141,8 @@ package final class RouteTable {
         var hash: UInt64 = 0x9E37_79B9_7F4A_7C15 ^ UInt64(truncatingIfNeeded: bytes.count)
         var offset = 0
         while offset + 8 <= bytes.count {
-            hash = (hash ^ bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+            hash =
+                (hash ^ bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
                 &* 0xFF51_AFD7_ED55_8CCD
             hash ^= hash >> 32
             offset += 8

@@ -468,7 +468,8 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
     func closed() {
         loop.disarm(self)
         if let entry {
-            let code = responseState == .done || responseState == .finishing
+            let code =
+                responseState == .done || responseState == .finishing
                 ? status.code : RPCCode.cancelled
             loop.statistics.handled[entry.method.rawValue * 17 + Int(code.rawValue)] &+= 1
         }

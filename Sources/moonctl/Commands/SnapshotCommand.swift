@@ -28,7 +28,8 @@ enum SnapshotCommands {
         }
         try await session.authenticate()
         // As in etcdctl there is no limit unless one is given: a large backend takes its time.
-        let deadline = invocation.isSet("command-timeout")
+        let deadline =
+            invocation.isSet("command-timeout")
             ? ContinuousClock.now + session.options.commandTimeout : nil
         var file = try PartFile(path)
         do throws(CommandError) {

@@ -145,10 +145,11 @@ final class RawPeer {
             stream: stream, payload: hpack(requestHeaders(path, extra))
         ).bytes
         if let body {
-            bytes += RawFrame(
-                type: RawFrame.data, flags: ends ? RawFrame.endStream : 0, stream: stream,
-                payload: body
-            ).bytes
+            bytes +=
+                RawFrame(
+                    type: RawFrame.data, flags: ends ? RawFrame.endStream : 0, stream: stream,
+                    payload: body
+                ).bytes
         }
         write(bytes)
     }
