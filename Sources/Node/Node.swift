@@ -151,6 +151,18 @@ package final class Node: Sendable {
         return true
     }
 
+    /// Waits until the members know this one's name and client URLs.
+    ///
+    /// - Returns: false when that took longer than `seconds`.
+    package func waitUntilPublished(seconds: Int) -> Bool {
+        let deadline = monotonicNanoseconds() &+ UInt64(max(0, seconds)) &* 1_000_000_000
+        while !status.isPublished.load(ordering: .acquiring) {
+            if monotonicNanoseconds() > deadline { return false }
+            usleep(1_000)
+        }
+        return true
+    }
+
     /// Hands leadership over, refuses what is still waiting, makes everything applied durable, closes
     /// the files.
     package func stop() {

@@ -51,6 +51,8 @@ package final class NodeStatus: Sendable {
     package let snapshotsInstalled = Atomic<UInt64>(0)
     /// Leaderships given up because the disk stalled.
     package let stallResignations = Atomic<UInt64>(0)
+    /// Whether the members know this one's name and client URLs.
+    package let isPublished = Atomic<Bool>(false)
     /// Whether this member leads.
     package let isLeader = Atomic<Bool>(false)
 
@@ -62,6 +64,7 @@ package final class NodeStatus: Sendable {
         term.store(replica.term, ordering: .relaxed)
         leader.store(replica.leader ?? 0, ordering: .relaxed)
         isLeader.store(replica.role == .leader, ordering: .relaxed)
+        isPublished.store(replica.isPublished, ordering: .relaxed)
         isLearner.store(replica.isLearner, ordering: .relaxed)
         commitIndex.store(replica.commitIndex, ordering: .relaxed)
         appliedIndex.store(replica.machine.appliedIndex, ordering: .relaxed)

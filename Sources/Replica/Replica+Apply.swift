@@ -24,7 +24,10 @@ extension Replica {
         // The log on disk keeps what the backend has not committed; in memory entries are kept
         // for peers only, and the core knows how many.
         raft.compactLog(through: last.index)
-        if last.term == raft.term && raft.role == .leader { hasAppliedInTerm = true }
+        if !hasAppliedInTerm, last.term == raft.term, raft.role == .leader {
+            hasAppliedInTerm = true
+            publish(now)
+        }
     }
 
     private func apply(_ entry: Entry, _ time: LeaseTime) {
@@ -84,7 +87,9 @@ extension Replica {
         case .leaseRevoked(_, let expired, _):
             figures.leasesRevoked &+= 1
             if expired { figures.leasesExpired &+= 1 }
-        case .memberUpdated: effects.peers = machine.members
+        case .memberUpdated:
+            effects.peers = machine.members
+            notePublished()
         default: break
         }
     }

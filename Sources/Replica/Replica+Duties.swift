@@ -22,8 +22,8 @@ extension Replica {
         expire(now)
         checkTransfer(now)
         giveUpOverStalledDisk(now)
+        publish(now)
         if raft.leader != nil {
-            publish(now)
             leaderFound(now: now)
             resendReport(now)
         }
@@ -154,8 +154,9 @@ extension Replica {
     /// Makes name and client URLs known through the log when they changed, and again while that has
     /// not been applied.
     func publish(_ now: UInt64) {
-        guard now >= publishAt, let known = machine.members.first(where: { $0.id == raft.id }),
-            known.name != member.name || known.clientURLs != member.clientURLs
+        notePublished()
+        guard !isPublished, raft.leader != nil, now >= publishAt,
+            let known = machine.member(raft.id)
         else { return }
         publishAt = now &+ configuration.electionNanoseconds
         var published = known
@@ -164,6 +165,11 @@ extension Replica {
         proposals.append(
             QueuedProposal(
                 proposal: Proposal(entry: Command.memberUpdate(published), waiter: nil), since: now))
+    }
+
+    func notePublished() {
+        guard let known = machine.member(raft.id) else { return isPublished = false }
+        isPublished = known.name == member.name && known.clientURLs == member.clientURLs
     }
 
     // MARK: The end

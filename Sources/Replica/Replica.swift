@@ -58,6 +58,8 @@ package final class Replica {
     /// When a batch was handed out of which the host has not said that it is durable.
     var persistStarted: [(sequence: UInt64, at: UInt64)] = []
     var publishAt: UInt64 = 0
+    /// Whether the members know this one's name and client URLs.
+    package internal(set) var isPublished = false
     var autoCompactor: AutoCompactor
     /// Confirmed reads whose index is not applied yet, ascending by index.
     var waitingReads: [ReadState] = []

@@ -52,6 +52,7 @@ enum ServeVerb {
                 logger.info("stopping", metadata: ["signal": "\(number)"])
                 try running.stop()
                 logger.info("stopped")
+                if let reason = running.expulsion { throw Expelled(description: reason) }
                 return
             }
         }
@@ -100,6 +101,28 @@ struct SignalWaiter {
     }
 }
 
+/// This member was removed from its cluster: the process ends with code 1, as every later start will.
+struct Expelled: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// Stops the node once, as if it had been told to. Set on another thread, read when the node has stopped.
+private final class Expulsion: Sendable {
+    private let text = Mutex<String?>(nil)
+    var reason: String? { text.withLock { $0 } }
+
+    func leave(_ reason: String, _ logger: Logger) {
+        let message = "this member has been removed from the cluster: \(reason)"
+        let isFirst = text.withLock { text -> Bool in
+            defer { text = message }
+            return text == nil
+        }
+        guard isFirst else { return }
+        logger.error("\(message)")
+        kill(getpid(), SIGTERM)
+    }
+}
+
 /// A node with its server.
 final class RunningNode {
     private let node: Node
@@ -110,10 +133,12 @@ final class RunningNode {
     private let plugins: LoadedPlugins
     private let reloader: Reloader?
     private let peers: PeerWiring
+    private let expelled: Expulsion
 
     init(_ loaded: LoadedConfiguration, logger: Logger, fatal: @escaping FatalHandler) throws {
         self.loaded = loaded
         self.logger = logger
+        expelled = Expulsion()
         let settings = loaded.configuration
         plugins = try LoadedPlugins(loaded) { entry in Self.log(entry, to: logger) }
         var options = NodeOptions(settings)
@@ -127,7 +152,7 @@ final class RunningNode {
         let loops = cores > 0 ? cores : min(4, max(1, ProcessInfo.processInfo.activeProcessorCount))
         peers = try PeerWiring(
             node: node, settings: settings, plugins: plugins.set, logger: logger
-        ) { text in Self.leave(text, logger) }
+        ) { [expelled] text in expelled.leave(text, logger) }
         let wiring = peers
         if plugins.set.isEmpty {
             policy = nil
@@ -155,10 +180,14 @@ final class RunningNode {
                 case .warning: logger.warning("\(text)")
                 }
             },
-            removed: { Self.leave("its removal was applied", logger) })
-        // A cluster elects its leader whenever enough members are there; requests wait for it.
+            removed: { [expelled] in expelled.leave("its removal was applied", logger) })
         if node.isSoleVoter, !node.waitUntilReady(seconds: 60) {
             logger.warning("still applying the log; requests will wait")
+        }
+        // Clients that find the port open find this member in the list of members, as with etcd; but
+        // one that cannot publish itself now still serves what needs no quorum.
+        if !node.waitUntilPublished(seconds: 5) {
+            logger.warning("not published yet; without a quorum only serializable reads are served")
         }
         try listen(settings.clients.listen, on: server.rpc)
         if !settings.metrics.listen.isEmpty {
@@ -166,12 +195,8 @@ final class RunningNode {
         }
     }
 
-    /// This member was removed from the cluster: it ends as if told to, and cannot start again.
-    private static func leave(_ text: String, _ logger: Logger) {
-        logger.error(
-            "this member has been removed from the cluster", metadata: ["reason": "\(text)"])
-        kill(getpid(), SIGTERM)
-    }
+    /// Why this member had to leave its cluster for good; nil when it did not.
+    var expulsion: String? { expelled.reason }
 
     private func listen(_ urls: [EndpointURL], on rpc: RPCServer) throws {
         for url in urls {
