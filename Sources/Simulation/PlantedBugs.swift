@@ -18,7 +18,10 @@
 
         /// Bugs that need several things to come together: here a leader that was replaced unawares, a late answer,
         /// and a read in between.
-        private static let bounds: [String: UInt64] = [Mutation.heartbeatCountsForNextRound.rawValue: 300]
+        private static let bounds: [String: UInt64] = [
+            Mutation.heartbeatCountsForNextRound.rawValue: 300,
+            Mutation.renewalWithoutConfirmation.rawValue: 300,
+        ]
 
         private init(
             _ name: String, _ module: String, mutation: Mutation? = nil, state: StateMutation? = nil,
