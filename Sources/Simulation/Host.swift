@@ -585,49 +585,6 @@ extension Simulation {
     }
 }
 
-extension WAL {
-    /// Appends what one batch of the replica says, so that every prefix of it is a valid state.
-    fileprivate func append(_ batch: PersistBatch) throws(WALError) {
-        let hardState = batch.hardState.map {
-            WALHardState(term: $0.term, vote: $0.vote, commit: $0.commit)
-        }
-        if var first = hardState {
-            first.commit = self.hardState.commit
-            try append(first)
-        }
-        if let snapshot = batch.snapshot {
-            try append(WALSnapshot(index: snapshot.index, term: snapshot.term), restartsLog: true)
-        }
-        for entry in batch.entries {
-            let result = entry.data.withUnsafeBytes { payload -> Result<Void, WALError> in
-                Result { () throws(WALError) in
-                    try append(
-                        WALEntry(
-                            index: entry.index, term: entry.term, kind: entry.kind.rawValue,
-                            payload: payload))
-                }
-            }
-            try result.get()
-        }
-        if var last = hardState {
-            last.commit = max(last.commit, self.hardState.commit)
-            try append(last)
-        }
-    }
-
-    /// Notes how far the backend is and gives up what nobody needs.
-    fileprivate func release(_ release: LogRelease) throws(WALError) {
-        var state = hardState
-        state.commit = max(state.commit, min(release.commit, lastIndex))
-        try append(state)
-        if release.applied.index > snapshot.index {
-            try append(release.applied, restartsLog: false)
-        }
-        try flush()
-        try truncate(before: min(release.keepFrom, state.commit &+ 1))
-    }
-}
-
 /// Gives recovery the member's backend and snapshot files.
 struct SimulatedRecoveryHost: RecoveryHost {
     let member: SimulatedMember
