@@ -192,14 +192,12 @@ package final class Node: Sendable {
     /// The connection to a peer failed.
     package func peerUnreachable(_ id: NodeID) { mailbox.post(.unreachable(id)) }
 
-    /// A snapshot is whole and durable in `file`, where its name is still the transport's.
+    /// A snapshot is whole and durable in `file`, under the name that recovery looks for. Called on the
+    /// transport's event loop, so nothing here touches the disk.
     package func snapshotArrived(_ message: Message, file: String) {
         guard case .snapshot(let metadata) = message.body else { return }
-        do throws(DiskError) {
-            _ = try files.adopt(file, index: metadata.index, term: metadata.term)
-        } catch {
-            fatal("\(error)")
-        }
+        let expected = files.path(index: metadata.index, term: metadata.term)
+        precondition(file == expected, "a snapshot arrived as \(file), expected \(expected)")
         mailbox.post(.snapshotArrived(message))
     }
 

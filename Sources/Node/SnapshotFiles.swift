@@ -1,6 +1,7 @@
-// Received snapshots on disk: DATA/member/snap/TERM-INDEX.snap, both in 16 hexadecimal digits. A file has
-// this name only once it is whole, checked and durable. It is removed when its state is in the
-// backend; what a crash left behind goes at the next start, after recovery had its use of it.
+// Received snapshots on disk: DATA/member/snap/TERM-INDEX.snapshot, both in 16 hexadecimal digits. The
+// transport gives a file this name once it is whole, checked and durable (Peering/SnapshotFiles.swift); nothing is left
+// to do for the disk when the node hears of it. It is removed when its state is in the backend; what
+// a crash left behind goes at the next start, after recovery had its use of it.
 
 import KVCodec
 import RaftCore
@@ -13,21 +14,11 @@ struct SnapshotFiles: Sendable {
     let directory: String
 
     func path(index: UInt64, term: UInt64) -> String {
-        "\(directory)/\(Self.hex(term))-\(Self.hex(index)).snap"
-    }
-
-    /// Gives a received file its name for good.
-    func adopt(_ file: String, index: UInt64, term: UInt64) throws(DiskError) -> String {
-        let path = path(index: index, term: term)
-        let disk = PosixDisk()
-        try disk.rename(file, to: path)
-        try disk.synchronizeDirectory(directory)
-        return path
+        "\(directory)/\(Self.name(index: index, term: term))"
     }
 
     func exists(index: UInt64, term: UInt64) -> Bool {
-        let name = "\(Self.hex(term))-\(Self.hex(index)).snap"
-        return (try? PosixDisk().list(directory))?.contains(name) ?? false
+        (try? PosixDisk().list(directory))?.contains(Self.name(index: index, term: term)) ?? false
     }
 
     func remove(index: UInt64, term: UInt64) { try? PosixDisk().remove(path(index: index, term: term)) }
@@ -54,6 +45,10 @@ struct SnapshotFiles: Sendable {
         return SnapshotMetadata(
             index: try number(StateKey.appliedIndex), term: try number(StateKey.appliedTerm),
             confState: confState)
+    }
+
+    private static func name(index: UInt64, term: UInt64) -> String {
+        "\(hex(term))-\(hex(index)).snapshot"
     }
 
     private static func hex(_ number: UInt64) -> String {
