@@ -170,7 +170,7 @@ final class KeepAliveStream: CallHandler {
         let query = PendingQuery(loopIndex: context.loop.index) { [self] answer in
             answered(id, answer, call, trail)
         }
-        if !context.node.leaseRenew(id, query) {
+        if !context.node.leaseRenew(id, query, context.turns) {
             call.finish(.tooManyRequests)
             trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
         }

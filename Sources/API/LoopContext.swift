@@ -50,6 +50,7 @@ final class LoopContext {
     private(set) var clientVersions = ClientVersions()
     let monitoring: Monitoring
     let rangeThread: RangeThread
+    let turns: LoopTurns
 
     init(
         node: Node, loop: ServerLoop, options: APIOptions, reader: LMDBRecordReader,
@@ -64,6 +65,7 @@ final class LoopContext {
         self.gate = gate
         self.observer = observer
         self.rangeThread = rangeThread
+        turns = LoopTurns(loop.eventLoop, node: node)
         header = ResponseHeader(clusterID: node.clusterID, memberID: node.memberID)
     }
 
@@ -186,7 +188,7 @@ final class LoopContext {
         {
             return waiter.refuse(NodeError.tooManyRequests)
         }
-        if !node.propose(entry, waiter: waiter) { waiter.refuse(NodeError.tooManyRequests) }
+        if !node.propose(entry, waiter: waiter, turns) { waiter.refuse(NodeError.tooManyRequests) }
     }
 
     /// Whether a write of this cost may be proposed. Raises the NOSPACE alarm when it may not
@@ -212,7 +214,7 @@ final class LoopContext {
             return body()
         }
         let waiter = PendingRead(call, loopIndex: loop.index, trail: trail, body)
-        if !node.confirmRead(waiter) {
+        if !node.confirmRead(waiter, turns) {
             call.finish(.tooManyRequests)
             trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
         }

@@ -1,4 +1,4 @@
-// The replica thread's inbox: many producers, one consumer, bounded.
+// An inbox: many producers, one consumer, bounded.
 
 import CSupport
 import Glibc
@@ -34,8 +34,10 @@ package final class Mailbox<Item: Sendable>: Sendable {
 
     /// Adds an item unless the queue is at its bound.
     ///
-    /// - Parameter urgent: false for an item that may wait for the end of a nap.
-    package func offer(_ item: Item, urgent: Bool = true) -> Bool {
+    /// - Parameters:
+    ///   - urgent: false for an item that may wait for the end of a nap.
+    ///   - wakes: false when the caller sees to it by itself that the item is taken.
+    package func offer(_ item: Item, urgent: Bool = true, wakes: Bool = true) -> Bool {
         let accepted = items.withLock { items -> Bool in
             if items.count >= capacity { return false }
             items.append(item)
@@ -43,7 +45,7 @@ package final class Mailbox<Item: Sendable>: Sendable {
             count.store(items.count, ordering: .releasing)
             return true
         }
-        if accepted { wake(urgent) }
+        if accepted && wakes { wake(urgent) }
         return accepted
     }
 
@@ -51,7 +53,9 @@ package final class Mailbox<Item: Sendable>: Sendable {
     /// comes this way must get through when single items have used the bound up.
     ///
     /// - Returns: how many were added.
-    package func offer<Source>(_ source: [Source], _ make: (Source) -> Item) -> Int {
+    package func offer<Source>(
+        _ source: [Source], wakes: Bool = true, _ make: (Source) -> Item
+    ) -> Int {
         let added = items.withLock { items -> Int in
             let room = Swift.min(source.count, Swift.max(0, 2 * capacity - items.count))
             for position in 0..<room { items.append(make(source[position])) }
@@ -59,31 +63,46 @@ package final class Mailbox<Item: Sendable>: Sendable {
             count.store(items.count, ordering: .releasing)
             return room
         }
-        if added > 0 { wake(true) }
+        if added > 0 && wakes { wake(true) }
         return added
     }
 
     /// Adds an item that must not be lost (completions, stop); there are few of these by design.
-    package func post(_ item: Item) {
+    package func post(_ item: Item, wakes: Bool = true) {
         items.withLock { items in
             items.append(item)
             hasUrgent.store(true, ordering: .relaxed)
             count.store(items.count, ordering: .releasing)
         }
-        wake(true)
+        if wakes { wake(true) }
     }
+
+    /// Wakes the consumer if it sleeps.
+    package func wakeConsumer() { wake(true) }
 
     package var isEmpty: Bool { count.load(ordering: .acquiring) == 0 }
 
     /// Moves everything queued into `batch`, waiting at most until `deadline` (monotonic
     /// nanoseconds) for the first item. Only the consumer calls this.
     package func take(into batch: inout [Item], deadline: UInt64) {
-        if isEmpty { wait(until: deadline, as: Self.asleep) }
+        wait(until: deadline)
+        takeAll(into: &batch)
+    }
+
+    /// Moves everything queued into `batch`, which is empty. Any thread; who takes has to agree with the
+    /// others on an order.
+    package func takeAll(into batch: inout [Item]) {
         items.withLock { items in
             swap(&items, &batch)
             hasUrgent.store(false, ordering: .relaxed)
             count.store(0, ordering: .releasing)
         }
+    }
+
+    /// Waits at most until `deadline` (monotonic nanoseconds) for an item or `wakeConsumer`. Only the consumer
+    /// calls this.
+    package func wait(until deadline: UInt64) {
+        if isEmpty { wait(until: deadline, as: Self.asleep) }
     }
 
     /// Lets items that are not urgent gather until `deadline` (monotonic nanoseconds); an urgent one ends it at once.

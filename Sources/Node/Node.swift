@@ -27,6 +27,7 @@ package final class Node: Sendable {
     /// Whether this member is the only one that votes, as of its data.
     package let isSoleVoter: Bool
 
+    private let turns: ReplicaTurns
     private let mailbox: Mailbox<ReplicaInput>
     private let writer: LogWriter
     private let backend: BackendThread
@@ -64,6 +65,8 @@ package final class Node: Sendable {
             let bus = bus
             self.status = status
             self.mailbox = mailbox
+            let turns = ReplicaTurns(mailbox: mailbox)
+            self.turns = turns
             store = opened.machine.store
             clusterID = opened.clusterID
             memberID = opened.memberID
@@ -76,7 +79,10 @@ package final class Node: Sendable {
             writer = LogWriter(
                 wal: opened.recovered.wal, queueLength: options.mailboxCapacity,
                 slowSyncNanoseconds: slow, status: status, fatal: fatal,
-                onPersisted: { mailbox.post(.persisted(sequence: $0)) },
+                onPersisted: { sequence in
+                    mailbox.post(.persisted(sequence: sequence), wakes: false)
+                    turns.help()
+                },
                 onSlow: { nanoseconds in
                     bus.publish([
                         .slowDisk(operation: .walSync, microseconds: nanoseconds / 1000)
@@ -130,11 +136,11 @@ package final class Node: Sendable {
         copies.start()
         let thread = OwnedThread(name: "replica") { [self] in
             let parts = ReplicaParts(
-                mailbox: mailbox, log: writer, backend: backend, copies: copies, files: files,
+                mailbox: mailbox, turns: turns, log: writer, backend: backend, copies: copies, files: files,
                 peers: peers, status: status, bus: bus, sinks: sinks,
                 slowApplyNanoseconds: options.slowApplyNanoseconds, note: note, fatal: fatal,
                 removed: removed)
-            ReplicaLoop(replica: opened.replica, parts: parts).run()
+            turns.run(ReplicaLoop(replica: opened.replica, parts: parts))
         }
         self.thread.withLock { $0 = thread }
     }
@@ -166,7 +172,7 @@ package final class Node: Sendable {
     /// Hands leadership over, refuses what is still waiting, makes everything applied durable, closes
     /// the files.
     package func stop() {
-        mailbox.post(.stop)
+        turns.postReserved(.stop)
         thread.withLock { $0 }?.join()
         copies.stop()
         backend.stop()
@@ -179,8 +185,8 @@ package final class Node: Sendable {
     /// Messages of an authenticated peer. They have as much room in the mailbox again as the clients'
     /// requests, so that a flood of those costs no heartbeat; beyond it they are dropped, as a network
     /// may.
-    package func received(_ messages: [PeerMessage]) {
-        let taken = mailbox.offer(messages) { .received($0) }
+    package func received(_ messages: [PeerMessage], _ scheduler: (any TurnScheduler)? = nil) {
+        let taken = turns.offer(messages, scheduler)
         if taken < messages.count {
             status.droppedMessages.add(UInt64(messages.count - taken), ordering: .relaxed)
         }
@@ -206,13 +212,19 @@ package final class Node: Sendable {
 
     // MARK: Requests. Answers come to the waiter on its event loop.
 
+    /// Does the replica's work if nobody else is at it. Called by an event loop at the end of a round in
+    /// which it had asked for a turn (`TurnScheduler`).
+    package func runTurns() { turns.help() }
+
     /// Proposes a command. False when the mailbox is at its bound; the waiter then hears nothing.
-    package func propose(_ entry: [UInt8], waiter: (any ReplyWaiter)?) -> Bool {
+    package func propose(
+        _ entry: [UInt8], waiter: (any ReplyWaiter)?, _ scheduler: (any TurnScheduler)? = nil
+    ) -> Bool {
         // Counted before it is queued, so that the replica never subtracts what was not added.
         let size = UInt64(entry.count)
         let queued = status.queuedBytes.wrappingAdd(size, ordering: .relaxed).newValue
         if queued <= UInt64(options.replica.maxPendingBytes),
-            mailbox.offer(.propose(Proposal(entry: entry, waiter: waiter)))
+            turns.offer(.propose(Proposal(entry: entry, waiter: waiter)), scheduler)
         {
             return true
         }
@@ -221,10 +233,16 @@ package final class Node: Sendable {
     }
 
     /// Asks when a linearizable read may be served. Not needed while `status.readsNeedNoRound`.
-    package func confirmRead(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.read(waiter)) }
+    package func confirmRead(
+        _ waiter: any ReplyWaiter, _ scheduler: (any TurnScheduler)? = nil
+    ) -> Bool {
+        turns.offer(.read(waiter), scheduler)
+    }
 
-    package func leaseRenew(_ id: Int64, _ waiter: any ReplyWaiter) -> Bool {
-        mailbox.offer(.leaseRenew(id, waiter))
+    package func leaseRenew(
+        _ id: Int64, _ waiter: any ReplyWaiter, _ scheduler: (any TurnScheduler)? = nil
+    ) -> Bool {
+        turns.offer(.leaseRenew(id, waiter), scheduler)
     }
 
     package func leaseTimeToLive(

@@ -1,4 +1,5 @@
-// The replica thread: feeds the replica and carries its effects out.
+// The replica's turns: what feeds it and carries its effects out. Which thread runs them is decided in
+// ReplicaTurns.swift.
 //
 // Each turn takes everything from the mailbox, lets the replica decide, and then sends, persists,
 // commits, publishes and answers, one wake-up per event loop and one hand-over to the transport.
@@ -14,6 +15,7 @@ import Storage
 /// The parts around the replica that the loop hands work to.
 struct ReplicaParts {
     let mailbox: Mailbox<ReplicaInput>
+    let turns: ReplicaTurns
     let log: LogWriter
     let backend: BackendThread
     let copies: CopyThread
@@ -29,14 +31,17 @@ struct ReplicaParts {
     let removed: @Sendable () -> Void
 }
 
-/// The state of the replica thread. Confined to it.
+/// The replica and what its turns need. Reached by one thread at a time (`ReplicaTurns`).
 final class ReplicaLoop {
     private let replica: Replica
     private let parts: ReplicaParts
+    /// Kept between turns for its room.
+    private var inputs: [ReplicaInput] = []
     /// Answers of this turn, by event loop.
     private var answers: [[PendingAnswer]]
     private var events: [NodeEvent] = []
-    private var stopping = false
+    /// Set by the turn after which nothing but `finish` may follow.
+    private(set) var isStopping = false
     private var isRemovalTold = false
 
     init(replica: Replica, parts: ReplicaParts) {
@@ -45,32 +50,35 @@ final class ReplicaLoop {
         answers = Array(repeating: [], count: parts.sinks.count)
     }
 
-    /// Runs until told to stop.
-    func run() {
-        var now = monotonicNanoseconds()
+    /// When a turn is due although nothing arrived, in monotonic nanoseconds.
+    var nextWake: UInt64 { replica.nextWake }
+
+    /// The first turn.
+    func begin() {
+        let now = monotonicNanoseconds()
         // Nobody else can lead: there is no timeout to wait for.
         if replica.isSoleVoter { replica.campaign() }
         publishAlarms()
         settle(now)
         flushOutputs()
-        var inputs: [ReplicaInput] = []
-        while !stopping {
-            inputs.removeAll(keepingCapacity: true)
-            parts.mailbox.take(into: &inputs, deadline: replica.nextWake)
-            now = monotonicNanoseconds()
-            for input in inputs {
-                if case .propose(let proposal) = input {
-                    parts.status.queuedBytes.subtract(
-                        UInt64(proposal.entry.count), ordering: .relaxed)
-                }
-                replica.handle(input, now: now)
+    }
+
+    /// Takes what has arrived, and does what is due.
+    func turn() {
+        parts.mailbox.takeAll(into: &inputs)
+        let now = monotonicNanoseconds()
+        for input in inputs {
+            if case .propose(let proposal) = input {
+                parts.status.queuedBytes.subtract(
+                    UInt64(proposal.entry.count), ordering: .relaxed)
             }
-            settle(now)
-            replica.tick(now: now)
-            settle(now)
-            flushOutputs()
+            replica.handle(input, now: now)
         }
-        finish()
+        inputs.removeAll(keepingCapacity: true)
+        settle(now)
+        replica.tick(now: now)
+        settle(now)
+        flushOutputs()
     }
 
     // MARK: Effects
@@ -119,7 +127,7 @@ final class ReplicaLoop {
         if let unused = effects.unusedSnapshot {
             parts.files.remove(index: unused.index, term: unused.term)
         }
-        if effects.isStopped { stopping = true }
+        if effects.isStopped { isStopping = true }
         if effects.isRemoved, !isRemovalTold {
             isRemovalTold = true
             parts.removed()
@@ -148,14 +156,14 @@ final class ReplicaLoop {
 
     private func install(_ metadata: SnapshotMetadata) {
         let files = parts.files
-        let mailbox = parts.mailbox
+        let turns = parts.turns
         parts.note(
             .info,
             "taking over the snapshot at entry \(metadata.index) of term \(metadata.term)")
         parts.backend.install(
             file: files.path(index: metadata.index, term: metadata.term)
         ) { state in
-            mailbox.post(.snapshotInstalled(state))
+            turns.postReserved(.snapshotInstalled(state))
             files.remove(index: metadata.index, term: metadata.term)
         }
     }
@@ -250,9 +258,9 @@ final class ReplicaLoop {
     // MARK: Stop
 
     /// Answers everybody, makes everything applied durable in the backend.
-    private func finish() {
+    func finish() {
         var rest: [ReplicaInput] = []
-        parts.mailbox.take(into: &rest, deadline: 0)
+        parts.mailbox.takeAll(into: &rest)
         let now = monotonicNanoseconds()
         for input in rest { replica.handle(input, now: now) }
         replica.refuseAll(.stopped)
@@ -264,7 +272,7 @@ final class ReplicaLoop {
         if let commit = effects.commit { parts.backend.commit(commit) }
         parts.backend.drain()
         rest.removeAll()
-        parts.mailbox.take(into: &rest, deadline: 0)
+        parts.mailbox.takeAll(into: &rest)
         for input in rest {
             if case .backendCommitted = input { replica.handle(input, now: now) }
         }

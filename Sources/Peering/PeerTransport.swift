@@ -72,10 +72,16 @@ package final class PeerTransport: Sendable {
         hub.loop.execute { [hub] in hub.setPluginDigest(digest) }
     }
 
-    /// Sends messages in their order, or drops them (`PeerConfiguration.maxQueuedMessages`). One
-    /// wake-up of the event loop at most. For one thread.
+    /// Sends messages in their order, or drops them (`PeerConfiguration.maxQueuedMessages`). At once when
+    /// called on the event loop, outside of a channel's events; else with one wake-up of it at most. For one
+    /// thread at a time.
     package func send(_ messages: [PeerMessage]) {
-        if !messages.isEmpty, queues.push(messages) { hub.loop.execute { [hub] in hub.flushQueues() } }
+        guard !messages.isEmpty, queues.push(messages) else { return }
+        if hub.loop.inEventLoop {
+            hub.flushQueues()
+        } else {
+            hub.loop.execute { [hub] in hub.flushQueues() }
+        }
     }
 
     /// Streams a file along with the leader's message. `completion` runs on the event loop, with true

@@ -18,6 +18,7 @@ final class PeerWiring: PeerLinks, PeerInbox {
     private let node: Node
     private let logger: Logger
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    private let turns: LoopTurns
     private let transport = Mutex<PeerTransport?>(nil)
     /// All members, for those who ask before they join.
     private let members = Mutex<[Member]>([])
@@ -30,6 +31,7 @@ final class PeerWiring: PeerLinks, PeerInbox {
     ) throws {
         self.node = node
         self.logger = logger
+        turns = LoopTurns(group.next(), node: node)
         removedHere = removed
         var identity = Self.identity(settings, plugins: plugins)
         identity.clusterID = node.clusterID
@@ -90,7 +92,7 @@ final class PeerWiring: PeerLinks, PeerInbox {
 
     // MARK: PeerInbox
 
-    func received(_ messages: [PeerMessage], from: NodeID) { node.received(messages) }
+    func received(_ messages: [PeerMessage], from: NodeID) { node.received(messages, turns) }
 
     // The transport notes connections by itself.
     func peerReachable(_ id: NodeID) { node.peerReachable(id) }
