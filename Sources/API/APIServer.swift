@@ -71,7 +71,7 @@ package final class APIServer: Sendable {
         collector.loops = rpc.loops
     }
 
-    /// Answers of the replica thread, one sink for each loop.
+    /// Answers of the replica, one sink for each loop.
     package var sinks: [any AnswerSink] { rpc.loops.map { LoopAnswers($0) } }
 
     /// A second server on the same loops for `/metrics` and the health pages alone, for scrapers

@@ -1,4 +1,4 @@
-// Objects that carry a call to the replica thread and bring the answer back to its loop.
+// Objects that carry a call to the replica and bring the answer back to its loop.
 //
 // They are marked Sendable because they travel; everything in them is touched on the call's loop
 // only (LoopOutbox delivers there).

@@ -285,7 +285,7 @@ extension Setting {
         .integer(
             "limits.replica-mailbox", \.limits.replicaMailbox, in: 64...10_000_000, unit: "messages",
             """
-            Messages that may wait for the replica thread. Beyond it requests are refused as "too many requests".
+            Messages that may wait for the replica. Beyond it requests are refused as "too many requests".
             """),
         .integer(
             "limits.pending-proposals", \.limits.pendingProposals, in: 16...10_000_000, unit: "entries",

@@ -1,8 +1,8 @@
-// The bus: the replica thread publishes, every subscriber has its own bounded queue.
+// The bus: the replica publishes, every subscriber has its own bounded queue.
 
 import Synchronization
 
-/// Fans events out to subscribers. Publishing happens on the replica thread; subscribing anywhere.
+/// Fans events out to subscribers. Publishing happens in the replica's turns, in order; subscribing anywhere.
 package final class EventBus: Sendable {
     private let subscribers = Mutex<[EventSubscriber]>([])
 

@@ -17,7 +17,7 @@ package struct EventDelivery: Sendable {
     package var droppedFacts: Int
 }
 
-/// A bounded queue from the replica thread to one consumer.
+/// A bounded queue from the replica to one consumer.
 package final class EventSubscriber: Sendable {
     private struct State {
         var events: [NodeEvent] = []

@@ -1,4 +1,4 @@
-// Writes: replica thread, inside beginBatch/endBatch. A transaction is one main revision.
+// Writes: the replica, inside beginBatch/endBatch. A transaction is one main revision.
 
 import KVCodec
 

@@ -9,7 +9,7 @@ import Synchronization
 
 /// All keys with all their versions since the last compaction.
 ///
-/// Files: +Reads (any thread), +History, +Hash, +Transaction, +Compaction, +Restore (replica thread).
+/// Files: +Reads (any thread), +History, +Hash, +Transaction, +Compaction, +Restore (the replica).
 package final class MVCCStore: @unchecked Sendable {
     package let configuration: MVCCConfiguration
     let lock = StoreLock()
@@ -28,7 +28,7 @@ package final class MVCCStore: @unchecked Sendable {
     let publishedRevision = Atomic<Int64>(1)
     let publishedCompactRevision = Atomic<Int64>(-1)
 
-    // Only the replica thread touches what follows.
+    // Only the replica touches what follows.
     var holdsWriteLock = false
     var transaction: TransactionState?
     /// Changes of the open transaction in order; records lie in the record buffer.
@@ -76,7 +76,7 @@ package final class MVCCStore: @unchecked Sendable {
         return try body()
     }
 
-    /// Runs under the read lock. Never call it on the replica thread inside a batch.
+    /// Runs under the read lock. Never call it inside a batch.
     @inline(__always) func reading<R>(_ body: () -> R) -> R {
         lock.lockForReading()
         defer { lock.unlock() }
@@ -104,7 +104,7 @@ package final class MVCCStore: @unchecked Sendable {
     }
 }
 
-// MARK: - Records for the backend (replica thread)
+// MARK: - Records for the backend (the replica)
 
 extension MVCCStore {
     /// Records written since the last freeze, nil when there are none. They stay readable in memory

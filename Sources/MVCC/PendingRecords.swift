@@ -4,7 +4,7 @@
 
 import Glibc
 
-/// A run of records in ascending revision order. Filled by the replica thread, then frozen and handed
+/// A run of records in ascending revision order. Filled by the replica, then frozen and handed
 /// to the backend thread; immutable from then on and freed with the last reference.
 package final class PendingRecords: @unchecked Sendable {
     /// Where one record lies.

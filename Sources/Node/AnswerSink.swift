@@ -1,8 +1,8 @@
-// Where the replica thread's answers go.
+// Where the replica's answers go.
 
 import Replica
 
-/// Receives answers for one event loop; called on the replica thread with whole batches.
+/// Receives answers for one event loop; called in a turn, on any thread, with whole batches.
 package protocol AnswerSink: AnyObject, Sendable {
     func deliver(_ answers: [PendingAnswer])
 }

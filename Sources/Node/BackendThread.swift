@@ -52,7 +52,7 @@ final class BackendThread: Sendable {
     /// Whether no commit is under way; the replica freezes only then.
     var hasRoom: Bool { outstanding.load(ordering: .acquiring) == 0 }
 
-    /// Queues a commit; the replica thread only.
+    /// Queues a commit; the replica only.
     func commit(_ pending: PendingCommit) {
         outstanding.add(1, ordering: .acquiringAndReleasing)
         jobs.post(.commit(pending))

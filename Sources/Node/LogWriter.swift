@@ -1,10 +1,9 @@
 // Makes persist batches durable, on the log's own thread or, when nothing else waits, at once on
 // the caller's.
 //
-// A proposal of a single client crosses loop → replica → log → replica → loop; each arrow wakes a
-// sleeping thread (25–35 µs). When the replica has nothing else to do it therefore writes by
-// itself and two arrows fall away. It does so only while the disk is quick: after a slow sync
-// batches go to the log thread, so that a stalled disk cannot stop ticks and reads.
+// Each thread that is woken costs a lone client's put 25–35 µs. Whoever runs the replica's turn and has
+// nothing else to do therefore writes by itself. It does so only while the disk is quick: after a slow
+// sync batches go to the log thread, so that a stalled disk cannot stop ticks and reads.
 
 import Metrics
 import RaftCore
@@ -34,7 +33,7 @@ final class LogWriter: Sendable {
     private let status: NodeStatus
     private let thread = Mutex<OwnedThread?>(nil)
 
-    /// A sync quicker than this may be waited for by the replica thread.
+    /// A sync quicker than this may be waited for by whoever runs the turn.
     private static let quickSyncNanoseconds: UInt64 = 2_000_000
 
     /// The log; confined by the mutex to one thread at a time.

@@ -23,7 +23,7 @@ package struct NodeOptions: Sendable {
     package var backend = BackendConfiguration()
     package var store = MVCCConfiguration()
     package var machine = StateMachineConfiguration()
-    /// Requests queued for the replica thread (`limits.replica-mailbox`).
+    /// Requests queued for the replica (`limits.replica-mailbox`).
     package var mailboxCapacity = 16_384
     /// Syncs and commits longer than this are reported, in nanoseconds (`log.slow-disk`).
     package var slowDiskNanoseconds: UInt64 = 1_000_000_000

@@ -1,4 +1,4 @@
-// Figures that the replica thread publishes for everybody: one word each, read without a lock.
+// Figures that the replica publishes for everybody: one word each, read without a lock.
 
 import Replica
 import Synchronization
@@ -58,7 +58,7 @@ package final class NodeStatus: Sendable {
 
     package init() {}
 
-    /// The replica thread tells where it stands.
+    /// The replica tells where it stands.
     func publish(_ replica: Replica) {
         let figures = replica.figures
         term.store(replica.term, ordering: .relaxed)

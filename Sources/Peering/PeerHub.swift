@@ -166,7 +166,7 @@ final class PeerHub: @unchecked Sendable {
 
     // MARK: Sending
 
-    /// Hands what the replica thread queued to the sockets.
+    /// Hands what the replica queued to the sockets.
     func flushQueues() {
         queues.beginTaking()
         for link in links.values { link.flush() }

@@ -1,10 +1,10 @@
-// What waits for the peers' sockets: filled by the replica thread, emptied by the event loop.
+// What waits for the peers' sockets: filled by the replica's turns, emptied by the event loop.
 
 import NIOConcurrencyHelpers
 import RaftCore
 import Replica
 
-/// A bounded queue for each peer, behind one lock: a turn of the replica thread takes it once.
+/// A bounded queue for each peer, behind one lock: a turn takes it once.
 final class PeerQueues: Sendable {
     struct Queued {
         var message: PeerMessage

@@ -7,6 +7,11 @@
 // given in, so an answer to an earlier question can never be taken for one to a later question,
 // however long it was under way and whatever numbers the host uses for its requests.
 //
+// A follower that asks has sent its question after its reads arrived, in the leader's term. That is as
+// good as its answer to a round: where leader and asker are a quorum, as in a cluster of three, no round
+// is needed. Any leader of a later term that had committed something by the time the reads arrived was
+// elected by then, with the vote of one of these two, which would have been in that term.
+//
 // While a round that reads wait for is under way, the next one is put off until it is confirmed or a
 // heartbeat is due. The reads that come meanwhile share it, so there is one such round under way at
 // a time, however many reads there are.
@@ -173,6 +178,12 @@ extension RaftCore {
         reads.isHeartbeatDue = false
     }
 
+    /// Whether this leader and one other member need nobody else.
+    private func isQuorum(with other: NodeID) -> Bool {
+        let id = id
+        return Quorum.reached(confState) { $0 == id || $0 == other ? 1 : 0 } == 1
+    }
+
     private var isSoleVoter: Bool {
         role == .leader && confState.voters == [id] && !confState.isJoint
     }
@@ -201,6 +212,9 @@ extension RaftCore {
                 return outbox.readStates.append(ReadState(context: context, index: commitIndex))
             }
         #endif
+        if let origin, isQuorum(with: origin) {
+            return sendNow(.readResponse(id: context, index: commitIndex), to: origin, term: term)
+        }
         read.index = commitIndex
         read.round = reads.joinRound()
         reads.pending.append(read)

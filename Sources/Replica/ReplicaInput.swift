@@ -39,7 +39,7 @@ package enum NodeError: UInt8, Error, Sendable, Equatable, CaseIterable {
     case tooManyLearners = 18
 }
 
-/// An answer of the replica thread.
+/// An answer of the replica.
 package enum ReplicaAnswer: Sendable {
     /// The proposal was applied; the result may still be a refusal by the state machine.
     case applied(ApplyResult, index: LogIndex, term: Term)

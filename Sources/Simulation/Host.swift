@@ -190,7 +190,7 @@ extension Simulation {
 
     func clock(_ process: MemberProcess) -> Nanoseconds { now + process.clockOffset }
 
-    /// One turn of the replica thread.
+    /// One turn of the replica.
     func turn(_ id: NodeID, _ run: Int) {
         guard let (member, process) = process(id, run) else { return }
         process.isTurnScheduled = false

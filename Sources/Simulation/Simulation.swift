@@ -11,7 +11,7 @@ import StateMachine
 
 /// What can happen next.
 enum SimulationEvent {
-    /// A member's replica thread takes what is in its mailbox.
+    /// A member's replica takes what is in its mailbox.
     case turn(NodeID, run: Int)
     /// The moment a replica asked to be woken.
     case wake(NodeID, run: Int)

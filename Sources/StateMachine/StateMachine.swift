@@ -7,7 +7,7 @@
 import KVCodec
 import MVCC
 
-/// The replicated state. Owned by the replica thread; every method runs there, between
+/// The replicated state. Owned by the replica; every method runs in its turns, between
 /// `store.beginBatch()` and `store.endBatch()` where it applies.
 package final class StateMachine {
     package let store: MVCCStore
@@ -40,7 +40,7 @@ package final class StateMachine {
 
     var persistence = PersistenceState()
 
-    /// - Parameter reader: the replica thread's own view of the committed records.
+    /// - Parameter reader: the replica's own view of the committed records.
     package init(
         store: MVCCStore, reader: RecordReader,
         configuration: StateMachineConfiguration = StateMachineConfiguration()

@@ -28,7 +28,7 @@ import Testing
     /// The runs come to the places that they are meant to judge.
     @Test func theTroubleIsReal() throws {
         var reached = Reached()
-        for seed in 0..<150 as Range<UInt64> {
+        for seed in 0..<300 as Range<UInt64> {
             var simulation = try Simulation(seed: seed)
             try simulation.run(steps: 1_500)
             reached = reached + simulation.reached
