@@ -25,6 +25,7 @@
         case heartbeatCountsForNextRound
         case readNumberReused
         case readServedBeforeApplied
+        case anyQuestionIsAQuorum
 
         // Membership.
         case jointIgnoresOutgoingHalf
