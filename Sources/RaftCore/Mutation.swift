@@ -25,7 +25,6 @@
         case heartbeatCountsForNextRound
         case readNumberReused
         case readServedBeforeApplied
-        case anyQuestionIsAQuorum
 
         // Membership.
         case jointIgnoresOutgoingHalf

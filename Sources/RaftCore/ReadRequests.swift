@@ -180,9 +180,6 @@ extension RaftCore {
 
     /// Whether this leader and one other member need nobody else.
     private func isQuorum(with other: NodeID) -> Bool {
-        #if MOONRAFT_MUTATIONS
-            if Mutation.isOn(.anyQuestionIsAQuorum) { return true }
-        #endif
         let id = id
         return Quorum.reached(confState) { $0 == id || $0 == other ? 1 : 0 } == 1
     }
