@@ -128,6 +128,7 @@ extension Replica {
     func membershipChanged() {
         effects.peers = machine.members
         effects.removedPeers = departedMembers
+        snapshotRetries.keep(machine.members.map(\.id))
         if hasLeft, removedAt == nil { removedAt = lastTick }
     }
 }

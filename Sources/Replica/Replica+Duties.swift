@@ -19,6 +19,7 @@ extension Replica {
         lastTick = now
         if pause > configuration.electionNanoseconds { stoodStill(now) }
         raft.tick()
+        retrySnapshots(now)
         expire(now)
         checkTransfer(now)
         giveUpOverStalledDisk(now)
