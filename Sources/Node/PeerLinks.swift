@@ -15,6 +15,8 @@ package protocol PeerLinks: AnyObject, Sendable {
     /// Streams a data file; `completion` hears whether it is durable over there.
     func sendSnapshot(
         _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void)
+    /// Sends what is left of a snapshot to this member as fast as it takes it.
+    func hurrySnapshot(to peer: NodeID)
     func close()
 }
 
@@ -26,5 +28,6 @@ package final class NoPeers: PeerLinks {
     package func sendSnapshot(
         _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void
     ) { completion(false) }
+    package func hurrySnapshot(to peer: NodeID) {}
     package func close() {}
 }

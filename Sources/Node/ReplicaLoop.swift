@@ -113,6 +113,7 @@ final class ReplicaLoop {
         for pending in effects.answers { queue(pending) }
         if let commit = effects.commit { parts.backend.commit(commit) }
         if !effects.snapshots.isEmpty { sendSnapshots(effects.snapshots) }
+        for peer in effects.hurriedSnapshots { parts.peers.hurrySnapshot(to: peer) }
         if let metadata = effects.install { install(metadata) }
         if let release = effects.release { parts.log.release(release) }
         if let revision = effects.hashCompaction { parts.hashes.hash(revision) }

@@ -88,6 +88,11 @@ package final class PeerTransport: Sendable {
         hub.loop.execute { [hub] in hub.sendSnapshot(request) }
     }
 
+    /// Lifts the bound on the rate for what is left of a snapshot to this peer.
+    package func hurrySnapshot(to peer: NodeID) {
+        hub.loop.execute { [hub] in hub.hurrySnapshot(to: peer) }
+    }
+
     /// The counters of each peer, by id.
     package var counters: [PeerCounters] { queues.counters }
 

@@ -23,7 +23,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
         case ended
     }
 
-    private let message: Message
+    let message: Message
     private let completion: @Sendable (Bool) -> Void
     private let urls: [String]
     private let counters: PeerCounters
@@ -35,6 +35,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
     /// Before this nothing more is read: the rate is kept to.
     private var nextReadAt = NIODeadline.now()
     private var pause: Scheduled<Void>?
+    private var isHurried = false
     private let startedAt = NIODeadline.now()
     private var progressAt = NIODeadline.now()
 
@@ -129,7 +130,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
         guard case .streaming(let connection) = state, !isReading, pause == nil, connection.isWritable
         else { return }
         let now = NIODeadline.now()
-        if now < nextReadAt {
+        if now < nextReadAt, !isHurried {
             pause = hub.loop.scheduleTask(deadline: nextReadAt) { [self] in
                 pause = nil
                 pump()
@@ -143,6 +144,16 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
             let step = file.next()
             hub.loop.execute { self.read(step) }
         }
+    }
+
+    /// From here on the rate is not kept to.
+    func hurry() {
+        guard !isHurried else { return }
+        isHurried = true
+        hub.note(.info, "\(target) goes on without a bound on its rate: the log would outrun it")
+        pause?.cancel()
+        pause = nil
+        pump()
     }
 
     private func read(_ step: OutgoingFile.Step) {

@@ -42,6 +42,8 @@ package struct Effects: Sendable {
     package var release: LogRelease?
     /// Peers that need a snapshot: send the backend as it is after `commit`, report `snapshotSent` in any case.
     package var snapshots: [SnapshotRequest] = []
+    /// Peers whose snapshots under way must not be slowed any more: the log would outrun them.
+    package var hurriedSnapshots: [NodeID] = []
     /// The marker of this snapshot is durable in the log: put its file in the backend's place, then
     /// report `snapshotInstalled`.
     package var install: SnapshotMetadata?
@@ -67,7 +69,7 @@ package struct Effects: Sendable {
     var hasAny: Bool {
         !messages.isEmpty || persist != nil || !applied.isEmpty || !answers.isEmpty
             || softState != nil || peers != nil || commit != nil || release != nil
-            || !snapshots.isEmpty || unusedSnapshot != nil || install != nil
+            || !snapshots.isEmpty || !hurriedSnapshots.isEmpty || unusedSnapshot != nil || install != nil
             || restoredRevision != nil || hashCompaction != nil || complaint != nil
             || fatal != nil || isStopped || isRemoved
     }

@@ -20,6 +20,7 @@ extension Replica {
         if pause > configuration.electionNanoseconds { stoodStill(now) }
         raft.tick()
         retrySnapshots(now)
+        hurrySnapshots()
         expire(now)
         checkTransfer(now)
         giveUpOverStalledDisk(now)

@@ -58,6 +58,7 @@ extension Replica {
     /// A transfer has ended. The core hears of a failure when the next attempt is due: it asks for one at the
     /// peer's next sign of life.
     func snapshotSent(to peer: NodeID, succeeded: Bool, now: UInt64) {
+        hurriedSnapshots.removeAll { $0 == peer }
         if succeeded {
             snapshotRetries.succeeded(peer)
             return raft.snapshotReported(to: peer, succeeded: true)
@@ -70,6 +71,14 @@ extension Replica {
     func retrySnapshots(_ now: UInt64) {
         for peer in snapshotRetries.takeDue(now: now) {
             raft.snapshotReported(to: peer, succeeded: false)
+        }
+    }
+
+    /// Transfers are slow on purpose; that must not keep a member from ever catching up.
+    func hurrySnapshots() {
+        for peer in raft.pressedSnapshots where !hurriedSnapshots.contains(peer) {
+            hurriedSnapshots.append(peer)
+            effects.hurriedSnapshots.append(peer)
         }
     }
 

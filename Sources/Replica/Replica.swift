@@ -68,6 +68,8 @@ package final class Replica {
     var backend: BackendSchedule
     var owedSnapshots: [SnapshotRequest] = []
     var snapshotRetries = SnapshotRetries()
+    /// Members whose transfer under way was told to hurry.
+    var hurriedSnapshots: [NodeID] = []
     var installing: Installation?
     var divergence: DivergenceCheck
     /// This member's newest compaction hash, and when to tell it again.
@@ -240,6 +242,7 @@ package final class Replica {
     private func roleChanged(_ soft: SoftState, now: UInt64) {
         effects.softState = soft
         snapshotRetries.removeAll()
+        hurriedSnapshots.removeAll()
         if soft.role == .leader {
             figures.leaderChanges &+= 1
             // With others to vote, somebody else may have renewed leases until a moment ago.

@@ -80,6 +80,8 @@ final class PeerWiring: PeerLinks, PeerInbox {
         transport.sendSnapshot(message, source: source, completion: completion)
     }
 
+    func hurrySnapshot(to peer: NodeID) { current?.hurrySnapshot(to: peer) }
+
     func close() {
         let last = transport.withLock { transport in
             defer { transport = nil }

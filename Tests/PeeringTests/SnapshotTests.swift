@@ -93,6 +93,18 @@ import Testing
         let start = NIODeadline.now()
         #expect(send(one, content(20_000)) == true)
         #expect(NIODeadline.now() - start >= .milliseconds(1_800))
+        // Unless the log would outrun it.
+        let hurried = NIODeadline.now()
+        let outcome = NIOLockedValueBox<Bool?>(nil)
+        one.transport.sendSnapshot(message, source: BytesSource(content(200_000))) { result in
+            outcome.withLockedValue { $0 = result }
+        }
+        #expect(eventually { one.counters(2)?[.snapshotsSending] == 1 })
+        one.transport.hurrySnapshot(to: 9)
+        one.transport.hurrySnapshot(to: 2)
+        #expect(eventually { outcome.withLockedValue { $0 } == true })
+        #expect(NIODeadline.now() - hurried < .seconds(10))
+        #expect(one.inbox.hasNote("goes on without a bound on its rate"))
         // What a transfer holds up is let go with its end, also when it ends early.
         weak var source: BytesSource?
         do {

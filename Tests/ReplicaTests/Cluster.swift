@@ -52,6 +52,8 @@ final class Cluster {
     /// Which messages get through.
     var passes: (PeerMessage) -> Bool = { _ in true }
     private(set) var snapshots: [(from: NodeID, request: SnapshotRequest)] = []
+    /// Members whose snapshots were told to hurry, in order.
+    private(set) var hurried: [NodeID] = []
     var configure: (inout RecoveryOptions) -> Void = { _ in }
 
     init(_ count: Int = 3) {
@@ -194,6 +196,7 @@ final class Cluster {
         }
         if let release = effects.release { try wal.release(release) }
         for request in effects.snapshots { snapshots.append((id, request)) }
+        hurried += effects.hurriedSnapshots
     }
 
     /// Lets the transfers of the snapshots that were asked for fail.

@@ -122,6 +122,38 @@ import Testing
         #expect(try cluster.version(of: "k0", at: 3) == 2)
     }
 
+    /// A transfer is slow on purpose, until the log would outrun it, by entries or by bytes.
+    @Test(arguments: [(entries: 20, bytes: 1 << 20), (entries: 1000, bytes: 200)])
+    func aTransferHurriesWhenTheLogWouldOutrunIt(entries: Int, bytes: Int) throws {
+        let cluster = Cluster()
+        cluster.configure = { options in
+            options.raft.maxRetainedEntries = 2
+            options.raft.maxCatchUpEntries = entries
+            options.raft.maxRetainedBytes = bytes
+            options.raft.maxInflightBytes = min(bytes - 1, options.raft.maxInflightBytes)
+            options.replica.backendIntervalMilliseconds = 50
+        }
+        try cluster.startAll()
+        try cluster.elect(1)
+        cluster.passes = { $0.to != 3 }
+        for number in 0..<60 { try cluster.put("k\(number)", by: 1) }
+        cluster.passes = { _ in true }
+        try cluster.pass(ticks: 15)
+        #expect(cluster.snapshots.map(\.request.to) == [3])
+        #expect(cluster.hurried == [])
+        // Nine entries of about twelve bytes.
+        for number in 0..<8 { try cluster.put("a\(number)", by: 1) }
+        try cluster.pass(ticks: 2)
+        #expect(cluster.hurried == [])
+        for number in 0..<12 { try cluster.put("a\(number)", by: 1) }
+        try cluster.pass(ticks: 5)
+        #expect(cluster.hurried == [3])
+        try cluster.sendSnapshots()
+        try cluster.pass(ticks: 3)
+        #expect(try cluster.version(of: "a0", at: 3) == 2)
+        #expect(cluster.hurried == [3])
+    }
+
     @Test func retriesAreKeptForEachMember() {
         var retries = SnapshotRetries()
         for _ in 0..<100 { retries.failed(7, now: 1000, first: 10, longest: 500) }
