@@ -72,6 +72,11 @@ int moonraft_thread_set_name(const char *name) {
     return pthread_setname_np(pthread_self(), cut);
 }
 
+int moonraft_thread_set_nice(int nice) {
+    // 0 is the calling thread, not the process, contrary to POSIX (setpriority(2), "C library/kernel differences").
+    return setpriority(PRIO_PROCESS, 0, nice) == 0 ? 0 : errno;
+}
+
 int moonraft_open(const char *path, int flags, unsigned int mode) {
     int descriptor;
     do {
@@ -86,6 +91,14 @@ int moonraft_flock_exclusive(int descriptor) {
         result = flock(descriptor, LOCK_EX | LOCK_NB);
     } while (result < 0 && errno == EINTR);
     return result;
+}
+
+int moonraft_write_back(int descriptor, int64_t offset, int64_t length, int wait) {
+    unsigned int flags = SYNC_FILE_RANGE_WRITE;
+    if (wait) {
+        flags |= SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER;
+    }
+    return sync_file_range(descriptor, offset, length, flags);
 }
 
 static uint64_t microseconds(struct timeval time) {

@@ -53,6 +53,8 @@ package struct NodeConfiguration: Equatable, Sendable {
         package var queueBytes = 64 << 20
         /// Longest time without progress.
         package var snapshotTimeout = Duration.seconds(30)
+        /// Of one transfer, in bytes a second.
+        package var snapshotRate = 32 << 20
     }
 
     /// What the cluster is at its first start, and the rules of membership changes.

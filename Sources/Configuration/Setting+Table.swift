@@ -106,6 +106,12 @@ extension Setting {
             Time without progress after which a snapshot on its way to a member is broken off; the leader then sends \
             another.
             """),
+        .size(
+            "peers.snapshot-rate", \.peers.snapshotRate, in: (1 << 20)...(1 << 40),
+            """
+            Bytes of a snapshot sent to one member in a second. A member that is behind is caught up in the background; \
+            faster, and the clients of a busy machine or disk wait for it.
+            """),
     ]
 
     private static let cluster: [Setting] = [

@@ -27,12 +27,4 @@ struct PrefixTotals {
             totals[position].bytes &+= bytes
         }
     }
-
-    mutating func clear() {
-        recordBytes = 0
-        for position in totals.indices {
-            totals[position].keys = 0
-            totals[position].bytes = 0
-        }
-    }
 }

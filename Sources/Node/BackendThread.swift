@@ -5,6 +5,7 @@
 
 import Metrics
 import MVCC
+import Replica
 import StateMachine
 import Storage
 import Synchronization
@@ -13,7 +14,7 @@ import Synchronization
 final class BackendThread: Sendable {
     private enum Job: Sendable {
         case commit(PendingCommit)
-        case install(file: String, @Sendable (any StateReader & Sendable) -> Void)
+        case install(file: String, MVCCConfiguration, @Sendable (InstalledSnapshot) -> Void)
         case perform(@Sendable (Backend) -> Void)
         case stop
     }
@@ -21,7 +22,7 @@ final class BackendThread: Sendable {
     let backend: Backend
     private let jobs = Mailbox<Job>(capacity: 64)
     private let outstanding = Atomic<Int>(0)
-    private let fatal: FatalHandler
+    let fatal: FatalHandler
     private let status: NodeStatus
     private let slowNanoseconds: UInt64
     private let onCommitted: @Sendable (PendingCommit) -> Void
@@ -58,18 +59,21 @@ final class BackendThread: Sendable {
         jobs.post(.commit(pending))
     }
 
-    /// Puts the content of a checked snapshot in the place of everything, and hands its state out. Queued
-    /// behind all commits; the replica makes none meanwhile.
+    /// Puts the file of a checked snapshot in the place of the backend's and hands its state out. Queued behind
+    /// all commits; the replica makes none until it has taken that state over.
     func install(
-        file: String, _ done: @escaping @Sendable (any StateReader & Sendable) -> Void
+        file: String, store: MVCCConfiguration, _ done: @escaping @Sendable (InstalledSnapshot) -> Void
     ) {
-        jobs.post(.install(file: file, done))
+        jobs.post(.install(file: file, store, done))
     }
 
     /// Runs `body` on this thread between commits (hashes, copies). False when too many wait.
     func perform(_ body: @escaping @Sendable (Backend) -> Void) -> Bool {
         jobs.offer(.perform(body))
     }
+
+    /// The same for what must not be left out.
+    func performSurely(_ body: @escaping @Sendable (Backend) -> Void) { jobs.post(.perform(body)) }
 
     /// Waits until everything queued before is done.
     func drain() {
@@ -98,26 +102,11 @@ final class BackendThread: Sendable {
                     // Told first, so that the replica never freezes before it has heard.
                     onCommitted(pending)
                     outstanding.subtract(1, ordering: .acquiringAndReleasing)
-                case .install(let file, let done): install(file, done)
+                case .install(let file, let store, let done): installNow(file, store, done)
                 case .perform(let body): body(backend)
                 case .stop: return
                 }
             }
-        }
-    }
-
-    private func install(_ file: String, _ done: (any StateReader & Sendable) -> Void) {
-        do throws(BackendError) {
-            let image = try BackendImage(file: file)
-            try backend.update { transaction throws(BackendError) in
-                try transaction.replaceAll(with: image)
-            }
-            let reader = try backend.makeReader()
-            try reader.renew()
-            publishSizes()
-            done(BackendStateReader(reader: reader, fatal: fatal))
-        } catch {
-            fatal("snapshot \"\(file)\": \(error)")
         }
     }
 
@@ -198,7 +187,7 @@ final class BackendThread: Sendable {
         if let failure { throw failure }
     }
 
-    private func publishSizes() {
+    func publishSizes() {
         guard let sizes = try? backend.sizes() else { return }
         status.backendBytes.store(sizes.allocatedBytes, ordering: .relaxed)
         status.backendBytesInUse.store(sizes.inUseBytes, ordering: .relaxed)

@@ -71,10 +71,7 @@ package enum ForceNewCluster {
                 throw NodeStartError(
                     description: "the log continues the snapshot at entry \(index), whose file is gone")
             }
-            let image = try BackendImage(file: files.path(index: index, term: term))
-            try backend.update { transaction throws(BackendError) in
-                try transaction.replaceAll(with: image)
-            }
+            try backend.replace(withFile: files.path(index: index, term: term)).activate()
             (meta, members) = try stored(in: backend)
         }
 

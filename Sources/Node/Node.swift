@@ -31,7 +31,7 @@ package final class Node: Sendable {
     private let mailbox: Mailbox<ReplicaInput>
     private let writer: LogWriter
     private let backend: BackendThread
-    private let copies: CopyThread
+    private let hashes: HashThread
     private let files: SnapshotFiles
     private let fatal: FatalHandler
     private let disk: DirectoryLock
@@ -96,9 +96,8 @@ package final class Node: Sendable {
                         .slowDisk(operation: .backendCommit, microseconds: nanoseconds / 1000)
                     ])
                 })
-            copies = CopyThread(
-                backend: opened.backend, store: opened.machine.store, files: opened.files,
-                fatal: fatal, mailbox: mailbox)
+            hashes = HashThread(
+                backend: opened.backend, store: opened.machine.store, fatal: fatal, mailbox: mailbox)
             log = LogFigures(
                 syncDurations: writer.syncDurations, commitDurations: backend.commitDurations)
             self.opened = Mutex(
@@ -133,10 +132,11 @@ package final class Node: Sendable {
         }
         writer.start()
         backend.start()
-        copies.start()
+        hashes.start()
         let thread = OwnedThread(name: "replica") { [self] in
             let parts = ReplicaParts(
-                mailbox: mailbox, turns: turns, log: writer, backend: backend, copies: copies, files: files,
+                mailbox: mailbox, turns: turns, log: writer, backend: backend, hashes: hashes,
+                files: files,
                 peers: peers, status: status, bus: bus, sinks: sinks,
                 slowApplyNanoseconds: options.slowApplyNanoseconds, note: note, fatal: fatal,
                 removed: removed)
@@ -174,7 +174,7 @@ package final class Node: Sendable {
     package func stop() {
         turns.postReserved(.stop)
         thread.withLock { $0 }?.join()
-        copies.stop()
+        hashes.stop()
         backend.stop()
         writer.stop()
         disk.close()

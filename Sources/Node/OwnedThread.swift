@@ -10,16 +10,24 @@ package final class OwnedThread: Sendable {
 
     private final class Start {
         let name: String
+        let nice: Int32
         let body: @Sendable () -> Void
-        init(name: String, body: @escaping @Sendable () -> Void) {
+        init(name: String, nice: Int32, body: @escaping @Sendable () -> Void) {
             self.name = name
+            self.nice = nice
             self.body = body
         }
     }
 
-    /// - Parameter name: at most 15 bytes are shown by the system.
-    package init(name: String, body: @escaping @Sendable () -> Void) {
-        let start = Unmanaged.passRetained(Start(name: name, body: body))
+    /// Of bulk work that nobody waits for: a tenth of the processor time that others get when there is too
+    /// little, all of what they leave otherwise.
+    package static let bulkNice: Int32 = 10
+
+    /// - Parameters:
+    ///   - name: at most 15 bytes are shown by the system.
+    ///   - nice: 0 for threads that clients wait for.
+    package init(name: String, nice: Int32 = 0, body: @escaping @Sendable () -> Void) {
+        let start = Unmanaged.passRetained(Start(name: name, nice: nice, body: body))
         var thread = pthread_t()
         let status = pthread_create(
             &thread, nil,
@@ -27,6 +35,7 @@ package final class OwnedThread: Sendable {
                 guard let argument else { return nil }
                 let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
                 _ = moonraft_thread_set_name(start.name)
+                if start.nice != 0 { _ = moonraft_thread_set_nice(start.nice) }
                 start.body()
                 return nil
             }, start.toOpaque())

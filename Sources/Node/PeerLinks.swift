@@ -4,6 +4,7 @@
 import RaftCore
 import Replica
 import StateMachine
+import Storage
 
 /// The connections to the other members. Any thread.
 package protocol PeerLinks: AnyObject, Sendable {
@@ -11,9 +12,11 @@ package protocol PeerLinks: AnyObject, Sendable {
     func send(_ messages: [PeerMessage])
     /// Says who the others are; those no longer named are let go.
     func setMembers(_ members: [Member], removed: [NodeID])
-    /// Streams a file; `completion` hears whether it is durable over there.
+    /// Streams a data file; `completion` hears whether it is durable over there.
     func sendSnapshot(
-        _ message: Message, file: String, completion: @escaping @Sendable (Bool) -> Void)
+        _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void)
+    /// Sends what is left of a snapshot to this member as fast as it takes it.
+    func hurrySnapshot(to peer: NodeID)
     func close()
 }
 
@@ -23,7 +26,8 @@ package final class NoPeers: PeerLinks {
     package func send(_ messages: [PeerMessage]) {}
     package func setMembers(_ members: [Member], removed: [NodeID]) {}
     package func sendSnapshot(
-        _ message: Message, file: String, completion: @escaping @Sendable (Bool) -> Void
+        _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void
     ) { completion(false) }
+    package func hurrySnapshot(to peer: NodeID) {}
     package func close() {}
 }

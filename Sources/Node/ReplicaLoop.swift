@@ -18,7 +18,7 @@ struct ReplicaParts {
     let turns: ReplicaTurns
     let log: LogWriter
     let backend: BackendThread
-    let copies: CopyThread
+    let hashes: HashThread
     let files: SnapshotFiles
     let peers: any PeerLinks
     let status: NodeStatus
@@ -120,10 +120,11 @@ final class ReplicaLoop {
         }
         for pending in effects.answers { queue(pending) }
         if let commit = effects.commit { parts.backend.commit(commit) }
-        if !effects.snapshots.isEmpty { copy(effects.snapshots) }
+        if !effects.snapshots.isEmpty { sendSnapshots(effects.snapshots) }
+        for peer in effects.hurriedSnapshots { parts.peers.hurrySnapshot(to: peer) }
         if let metadata = effects.install { install(metadata) }
         if let release = effects.release { parts.log.release(release) }
-        if let revision = effects.hashCompaction { parts.copies.hash(revision) }
+        if let revision = effects.hashCompaction { parts.hashes.hash(revision) }
         if let unused = effects.unusedSnapshot {
             parts.files.remove(index: unused.index, term: unused.term)
         }
@@ -143,29 +144,23 @@ final class ReplicaLoop {
         }
     }
 
-    /// Behind the commit that is on its way, on a thread of its own.
-    private func copy(_ requests: [SnapshotRequest]) {
-        let copies = parts.copies
-        let peers = parts.peers
-        if !parts.backend.perform({ _ in copies.copy(requests, to: peers) }) {
-            for request in requests {
-                parts.mailbox.post(.snapshotSent(to: request.to, succeeded: false))
-            }
+    /// Behind the commit that is on its way.
+    private func sendSnapshots(_ requests: [SnapshotRequest]) {
+        let mailbox = parts.mailbox
+        parts.backend.send(requests, to: parts.peers, note: parts.note) { peer, succeeded in
+            mailbox.post(.snapshotSent(to: peer, succeeded: succeeded))
         }
     }
 
     private func install(_ metadata: SnapshotMetadata) {
-        let files = parts.files
         let turns = parts.turns
         parts.note(
             .info,
             "taking over the snapshot at entry \(metadata.index) of term \(metadata.term)")
         parts.backend.install(
-            file: files.path(index: metadata.index, term: metadata.term)
-        ) { state in
-            turns.postReserved(.snapshotInstalled(state))
-            files.remove(index: metadata.index, term: metadata.term)
-        }
+            file: parts.files.path(index: metadata.index, term: metadata.term),
+            store: replica.machine.store.configuration
+        ) { turns.postReserved(.snapshotInstalled($0)) }
     }
 
     private func restored(_ revision: Int64) {

@@ -1,7 +1,7 @@
 // Received snapshots on disk: DATA/member/snap/TERM-INDEX.snapshot, both in 16 hexadecimal digits. The
 // transport gives a file this name once it is whole, checked and durable (Peering/SnapshotFiles.swift); nothing is left
-// to do for the disk when the node hears of it. It is removed when its state is in the backend; what
-// a crash left behind goes at the next start, after recovery had its use of it.
+// to do for the disk when the node hears of it. It then becomes the backend's file (Storage/Backend/BackendReplacement.swift);
+// what a crash left behind goes at the next start, after recovery had its use of it.
 
 import KVCodec
 import RaftCore
@@ -29,18 +29,18 @@ struct SnapshotFiles: Sendable {
         for name in (try? disk.list(directory)) ?? [] { try? disk.remove("\(directory)/\(name)") }
     }
 
-    /// Where the state in a copied backend stands.
-    static func metadata(of image: BackendImage) throws -> SnapshotMetadata {
+    /// Where the state in a backend stands.
+    static func metadata(of snapshot: BackendSnapshot) throws -> SnapshotMetadata {
         func number(_ key: String) throws -> UInt64 {
-            guard let bytes = try image.get(.meta, key: key), bytes.count == 8 else {
-                throw RecoveryError(description: "the copied backend does not say its \(key)")
+            guard let bytes = try snapshot.get(.meta, key: key), bytes.count == 8 else {
+                throw RecoveryError(description: "the backend does not say its \(key)")
             }
             return bytes.reduce(0) { $0 << 8 | UInt64($1) }
         }
-        guard let stored = try image.get(.meta, key: StateKey.confState),
-            let confState = ConfState(stored: [UInt8](stored))
+        guard let stored = try snapshot.get(.meta, key: StateKey.confState),
+            let confState = ConfState(stored: stored)
         else {
-            throw RecoveryError(description: "the copied backend does not say its membership")
+            throw RecoveryError(description: "the backend does not say its membership")
         }
         return SnapshotMetadata(
             index: try number(StateKey.appliedIndex), term: try number(StateKey.appliedTerm),
@@ -77,10 +77,8 @@ struct NodeRecovery: RecoveryHost {
 
     func installSnapshot(index: UInt64, term: UInt64) throws -> Bool {
         guard files.exists(index: index, term: term) else { return false }
-        let image = try BackendImage(file: files.path(index: index, term: term))
-        try backend.update { transaction throws(BackendError) in
-            try transaction.replaceAll(with: image)
-        }
+        try backend.replace(withFile: files.path(index: index, term: term)).activate()
+        backend.releaseReplaced()
         return true
     }
 }

@@ -55,7 +55,10 @@ package struct PeerConfiguration: Sendable {
     /// How long a removed member is still talked to, so that it learns of its removal.
     package var removalGrace = TimeAmount.seconds(5)
 
-    package var snapshotChunkBytes = 256 << 10
+    package var snapshotChunkBytes = 64 << 10
+    /// What one snapshot is sent at most, so that a transfer leaves disk and processors to the clients
+    /// (`peers.snapshot-rate`).
+    package var snapshotBytesPerSecond = 32 << 20
     /// The largest frame on a connection for a snapshot; senders stay below it.
     package var maxSnapshotFrameBytes = 4 << 20
     /// Longer snapshots are refused; the host knows the quota of its backend.

@@ -188,6 +188,10 @@ final class PeerHub: @unchecked Sendable {
         sender.start()
     }
 
+    func hurrySnapshot(to peer: NodeID) {
+        for sender in outgoingSnapshots.values where sender.message.to == peer { sender.hurry() }
+    }
+
     func ended(_ sender: SnapshotSender) { outgoingSnapshots[ObjectIdentifier(sender)] = nil }
 
     // MARK: Notes

@@ -84,14 +84,19 @@ package final class PeerTransport: Sendable {
         }
     }
 
-    /// Streams a file along with the leader's message. `completion` runs on the event loop, with true
-    /// once the receiver has the file durably and has told its replica. The file stays the caller's and
-    /// must not change meanwhile.
+    /// Streams a data file along with the leader's message. `completion` runs on the event loop, with true
+    /// once the receiver has the file durably and has told its replica. The source is released when the
+    /// transfer has ended.
     package func sendSnapshot(
-        _ message: Message, file: String, completion: @escaping @Sendable (Bool) -> Void
+        _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void
     ) {
-        let request = OutgoingSnapshot(message: message, file: file, completion: completion)
+        let request = OutgoingSnapshot(message: message, source: source, completion: completion)
         hub.loop.execute { [hub] in hub.sendSnapshot(request) }
+    }
+
+    /// Lifts the bound on the rate for what is left of a snapshot to this peer.
+    package func hurrySnapshot(to peer: NodeID) {
+        hub.loop.execute { [hub] in hub.hurrySnapshot(to: peer) }
     }
 
     /// The counters of each peer, by id.

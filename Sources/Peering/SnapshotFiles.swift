@@ -34,7 +34,7 @@ package enum SnapshotFileName {
     }
 }
 
-/// A file that is being sent. Confined to the disk thread.
+/// A snapshot that is being sent. Confined to the disk thread.
 final class OutgoingFile: @unchecked Sendable {
     enum Step: Sendable {
         /// Frames to write; more follow.
@@ -44,73 +44,60 @@ final class OutgoingFile: @unchecked Sendable {
         case failed(String)
     }
 
-    private let disk = PosixDisk()
-    private let path: String
     private let message: Message
     private let chunkBytes: Int
-    private var file: DiskFile?
-    private var length: UInt64 = 0
+    /// Nil when all was read or nothing more will be: it may hold up others.
+    private var source: (any ByteSource)?
     private var offset: UInt64 = 0
     private var checksum: UInt32 = 0
 
-    init(path: String, message: Message, chunkBytes: Int) {
-        self.path = path
+    init(source: any ByteSource, message: Message, chunkBytes: Int) {
+        self.source = source
         self.message = message
         self.chunkBytes = max(1, chunkBytes)
     }
 
-    /// Opens the file with the first call; each call reads one chunk.
+    /// Each call reads one chunk.
     func next() -> Step {
+        guard let source else { return .failed("it was closed") }
+        let length = source.byteCount
+        var buffer = ByteBuffer()
+        if offset == 0 {
+            let header = littleEndianBytes(length) + PeerMessage.raft(message).encoded()
+            buffer.writeFrame(.snapshotHeader, header)
+        }
         do throws(DiskError) {
-            var buffer = ByteBuffer()
-            if file == nil {
-                let opened = try disk.open(path, .read)
-                file = opened
-                length = try disk.size(opened)
-                let header = littleEndianBytes(length) + PeerMessage.raft(message).encoded()
-                buffer.writeFrame(.snapshotHeader, header)
-            }
-            if offset < length {
-                try readChunk(into: &buffer)
-            }
-            guard offset == length else { return .chunk(buffer) }
-            buffer.writeFrame(.snapshotEnd, littleEndianBytes(checksum))
-            close()
-            return .end(buffer)
+            if offset < length { try readChunk(source, into: &buffer) }
         } catch {
             close()
             return .failed("\(error)")
         }
+        guard offset == length else { return .chunk(buffer) }
+        buffer.writeFrame(.snapshotEnd, littleEndianBytes(checksum))
+        close()
+        return .end(buffer)
     }
 
-    private func readChunk(into buffer: inout ByteBuffer) throws(DiskError) {
-        guard let file else { return }
-        let wanted = Int(min(UInt64(chunkBytes), length - offset))
+    private func readChunk(
+        _ source: any ByteSource, into buffer: inout ByteBuffer
+    ) throws(DiskError) {
+        let wanted = Int(min(UInt64(chunkBytes), source.byteCount - offset))
         var failure: DiskError?
-        var count = 0
         buffer.writeFrame(.snapshotChunk, sizeBound: wanted) { raw in
+            let target = UnsafeMutableRawBufferPointer(rebasing: raw[..<wanted])
             do throws(DiskError) {
-                let target = UnsafeMutableRawBufferPointer(rebasing: raw[..<wanted])
-                count = try disk.read(file, at: offset, into: target)
-                checksum = moonraft_crc32c(checksum, target.baseAddress, count)
+                try source.read(at: offset, into: target)
+                checksum = moonraft_crc32c(checksum, target.baseAddress, wanted)
             } catch {
                 failure = error
             }
-            return count
+            return wanted
         }
         if let failure { throw failure }
-        guard count == wanted else {
-            throw DiskError(.read, path: path, .unexpectedEnd)
-        }
-        offset += UInt64(count)
+        offset += UInt64(wanted)
     }
 
-    func close() {
-        guard let file else { return }
-        self.file = nil
-        // Only read from, so nothing can be lost by a failing close.
-        try? disk.close(file)
-    }
+    func close() { source = nil }
 }
 
 /// A file that arrives. Confined to the disk thread.
@@ -121,13 +108,15 @@ final class IncomingFile: @unchecked Sendable {
     private let path: String
     private var file: DiskFile?
     private var offset: UInt64 = 0
-    private var synchronized: UInt64 = 0
+    /// Up to here writing to the medium has been started.
+    private var started: UInt64 = 0
     private var checksum: UInt32 = 0
     private var failure: String?
 
-    /// What is written before it is synchronized. One sync of a whole large file at the end would keep
-    /// the disk from everybody else for seconds, the log of a neighbour among them.
-    private static let bytesPerSync: UInt64 = 8 << 20
+    /// What is written at a time, one step behind what arrives. Left to the end, one sync of hundreds of
+    /// MiB would keep the disk from everybody else for seconds, the logs of neighbours among them; synced in
+    /// steps, each sync would be a commit of the file system's journal, which those wait for as well.
+    private static let bytesPerStep: UInt64 = 1 << 20
 
     init(directory: String, metadata: SnapshotMetadata) {
         self.directory = directory
@@ -145,9 +134,13 @@ final class IncomingFile: @unchecked Sendable {
             try disk.write(file, at: offset, bytes)
             offset += UInt64(bytes.count)
             checksum = bytes.withUnsafeBytes { moonraft_crc32c(checksum, $0.baseAddress, $0.count) }
-            if offset - synchronized >= Self.bytesPerSync {
-                try disk.synchronize(file)
-                synchronized = offset
+            if offset - started >= Self.bytesPerStep {
+                try disk.writeBack(file, at: started, count: offset - started, wait: false)
+                let before = min(started, Self.bytesPerStep)
+                if before > 0 {
+                    try disk.writeBack(file, at: started - before, count: before, wait: true)
+                }
+                started = offset
             }
             return nil
         } catch {

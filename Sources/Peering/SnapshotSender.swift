@@ -2,11 +2,12 @@
 
 import NIOCore
 import RaftCore
+import Storage
 
 /// What `PeerTransport.sendSnapshot` was asked for.
 struct OutgoingSnapshot: Sendable {
     let message: Message
-    let file: String
+    let source: any ByteSource
     let completion: @Sendable (Bool) -> Void
 }
 
@@ -22,27 +23,36 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
         case ended
     }
 
-    private let request: OutgoingSnapshot
+    let message: Message
+    private let completion: @Sendable (Bool) -> Void
     private let urls: [String]
     private let counters: PeerCounters
     private let hub: PeerHub
     private let file: OutgoingFile
+    private let chunkInterval: TimeAmount
     private var state = State.dialling
     private var isReading = false
+    /// Before this nothing more is read: the rate is kept to.
+    private var nextReadAt = NIODeadline.now()
+    private var pause: Scheduled<Void>?
+    private var isHurried = false
     private let startedAt = NIODeadline.now()
     private var progressAt = NIODeadline.now()
 
     init(_ request: OutgoingSnapshot, urls: [String], counters: PeerCounters, hub: PeerHub) {
-        self.request = request
+        message = request.message
+        completion = request.completion
         self.urls = urls
         self.counters = counters
         self.hub = hub
+        let rate = Double(max(1, hub.configuration.snapshotBytesPerSecond))
+        chunkInterval = .nanoseconds(Int64(Double(hub.configuration.snapshotChunkBytes) * 1e9 / rate))
         file = OutgoingFile(
-            path: request.file, message: request.message,
+            source: request.source, message: request.message,
             chunkBytes: hub.configuration.snapshotChunkBytes)
     }
 
-    private var target: String { "the snapshot to member \(hex(request.message.to))" }
+    private var target: String { "the snapshot to member \(hex(message.to))" }
 
     func start() {
         counters.set(.snapshotsSending, counters[.snapshotsSending] &+ 1)
@@ -61,7 +71,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
             case .success(let connection) where connection.isOpen:
                 state = .greeting(connection)
                 connection.attach(self)
-                hub.greet(connection, .snapshot, target: request.message.to)
+                hub.greet(connection, .snapshot, target: message.to)
             case .success: dial(position + 1, lastError: "closed at once")
             case .failure(let error): dial(position + 1, lastError: "\(error)")
             }
@@ -86,7 +96,7 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
     private func welcomed(_ payload: UnsafeRawBufferPointer, _ connection: PeerConnection) {
         do throws(Refusal) {
             // What there is to warn of, the connection for messages has said.
-            _ = try hub.admit(welcome: payload, from: request.message.to)
+            _ = try hub.admit(welcome: payload, from: message.to)
         } catch {
             return fail(error.text)
         }
@@ -114,15 +124,36 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
 
     // MARK: Sending
 
-    /// Reads the next chunk while the socket takes what was read: under way are at most the
-    /// channel's high-water mark and one chunk.
+    /// Reads the next chunk while the socket takes what was read, and not faster than the rate: under way are
+    /// at most the channel's high-water mark and one chunk.
     private func pump() {
-        guard case .streaming(let connection) = state, !isReading, connection.isWritable else { return }
+        guard case .streaming(let connection) = state, !isReading, pause == nil, connection.isWritable
+        else { return }
+        let now = NIODeadline.now()
+        if now < nextReadAt, !isHurried {
+            pause = hub.loop.scheduleTask(deadline: nextReadAt) { [self] in
+                pause = nil
+                pump()
+            }
+            return
+        }
+        // What a slow receiver left unused is not made up for by a burst.
+        nextReadAt = max(nextReadAt, now - chunkInterval) + chunkInterval
         isReading = true
         hub.disk.submit { [self] _ in
             let step = file.next()
             hub.loop.execute { self.read(step) }
         }
+    }
+
+    /// From here on the rate is not kept to.
+    func hurry() {
+        guard !isHurried else { return }
+        isHurried = true
+        hub.note(.info, "\(target) goes on without a bound on its rate: the log would outrun it")
+        pause?.cancel()
+        pause = nil
+        pump()
     }
 
     private func read(_ step: OutgoingFile.Step) {
@@ -171,6 +202,8 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
     private func finish(succeeded: Bool) {
         let old = state
         state = .ended
+        pause?.cancel()
+        pause = nil
         counters.set(.snapshotsSending, counters[.snapshotsSending] &- 1)
         counters.add(succeeded ? .snapshotsSent : .snapshotSendFailures)
         if succeeded {
@@ -184,6 +217,6 @@ final class SnapshotSender: PeerConnectionOwner, @unchecked Sendable {
         }
         hub.disk.submit { [file] _ in file.close() }
         hub.ended(self)
-        request.completion(succeeded)
+        completion(succeeded)
     }
 }

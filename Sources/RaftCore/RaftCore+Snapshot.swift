@@ -14,6 +14,19 @@ extension RaftCore {
     /// The snapshot that the host is to install, until it says so.
     package var snapshotBeingInstalled: SnapshotMetadata? { pendingInstall }
 
+    /// Members whose snapshot is under way while half of what the log can keep for them has gathered behind it. If
+    /// the other half gathers as well, the snapshot is outdated on arrival and the next one has to be sent.
+    package var pressedSnapshots: [NodeID] {
+        guard role == .leader else { return [] }
+        return progress.compactMap { peer in
+            guard case .snapshot(let pending) = peer.state, pending < lastIndex else { return nil }
+            let isPressed =
+                lastIndex - pending > UInt64(configuration.maxCatchUpEntries) / 2
+                || log.holdsMore(than: configuration.maxRetainedBytes / 2, after: pending)
+            return isPressed ? peer.id : nil
+        }
+    }
+
     /// Takes over the leader's snapshot unless the log already reaches it.
     mutating func acceptSnapshot(_ snapshot: SnapshotMetadata) throws(StepError) {
         guard let leader else { return }

@@ -199,6 +199,18 @@ package struct RaftLog: Sendable {
         return max(target, index)
     }
 
+    /// Whether the entries behind `index` hold more than `bytes` of payload.
+    func holdsMore(than bytes: Int, after index: LogIndex) -> Bool {
+        // Usually all of the log is within the bound.
+        guard payloadBytes > bytes, index < lastIndex else { return false }
+        var left = bytes
+        for entry in slots[slot(max(index, snapshotIndex) + 1)...] {
+            left -= entry.data.count
+            if left < 0 { return true }
+        }
+        return false
+    }
+
     /// Replaces everything by a snapshot that stands at `(index, term)`.
     ///
     /// `stableIndex` keeps naming the part of the old log that is durable and, being committed,

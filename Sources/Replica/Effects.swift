@@ -3,7 +3,7 @@
 //
 // Order matters in four places. Messages go out before the host waits for `persist` (a leader writes
 // its log while its followers write theirs). Batches are written in their order. A commit is given
-// to the backend before the files of a later snapshot are copied. `restoredRevision` is published
+// to the backend before a later snapshot is taken of it. `restoredRevision` is published
 // before `applied`, which came on top of it; watchers would not look for what lies before otherwise.
 
 import MVCC
@@ -40,11 +40,12 @@ package struct Effects: Sendable {
     package var commit: PendingCommit?
     /// What the log may give up.
     package var release: LogRelease?
-    /// Peers that need a snapshot: copy the backend as it is after `commit`, send it, report
-    /// `snapshotSent` in any case.
+    /// Peers that need a snapshot: send the backend as it is after `commit`, report `snapshotSent` in any case.
     package var snapshots: [SnapshotRequest] = []
-    /// The marker of this snapshot is durable in the log: load its file into the backend in one
-    /// transaction, then report `snapshotInstalled`.
+    /// Peers whose snapshots under way must not be slowed any more: the log would outrun them.
+    package var hurriedSnapshots: [NodeID] = []
+    /// The marker of this snapshot is durable in the log: put its file in the backend's place, then
+    /// report `snapshotInstalled`.
     package var install: SnapshotMetadata?
     /// A snapshot that arrived and is of no use: its file may go.
     package var unusedSnapshot: SnapshotMetadata?
@@ -68,7 +69,7 @@ package struct Effects: Sendable {
     var hasAny: Bool {
         !messages.isEmpty || persist != nil || !applied.isEmpty || !answers.isEmpty
             || softState != nil || peers != nil || commit != nil || release != nil
-            || !snapshots.isEmpty || unusedSnapshot != nil || install != nil
+            || !snapshots.isEmpty || !hurriedSnapshots.isEmpty || unusedSnapshot != nil || install != nil
             || restoredRevision != nil || hashCompaction != nil || complaint != nil
             || fatal != nil || isStopped || isRemoved
     }

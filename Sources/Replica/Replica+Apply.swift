@@ -128,6 +128,9 @@ extension Replica {
     func membershipChanged() {
         effects.peers = machine.members
         effects.removedPeers = departedMembers
+        let ids = machine.members.map(\.id)
+        snapshotRetries.keep(ids)
+        hurriedSnapshots.removeAll { !ids.contains($0) }
         if hasLeft, removedAt == nil { removedAt = lastTick }
     }
 }

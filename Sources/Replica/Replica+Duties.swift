@@ -19,6 +19,8 @@ extension Replica {
         lastTick = now
         if pause > configuration.electionNanoseconds { stoodStill(now) }
         raft.tick()
+        retrySnapshots(now)
+        hurrySnapshots()
         expire(now)
         checkTransfer(now)
         giveUpOverStalledDisk(now)

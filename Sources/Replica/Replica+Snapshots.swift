@@ -2,11 +2,12 @@
 //
 // Out: the core asks for one when a peer needs entries that are gone. The copy must hold at least what
 // is applied now, or the peer's next entry might be gone as well; so everything applied is committed
-// first, and the backend is copied after that commit.
+// first, and the backend is pinned and streamed as it is after that commit. A failed transfer is repeated
+// after a wait (SnapshotRetries.swift).
 //
 // In: the file is whole, checked and durable before the replica hears of it. Then, in this order, each
-// step durable before the next: the marker in the log that voids the log before it; the state in the
-// backend, in one transaction; the state in memory. A crash after the marker is made good at the
+// step durable before the next: the marker in the log that voids the log before it; the file in the
+// backend's place; the state in memory. A crash after the marker is made good at the
 // next start, which finds the marker ahead of the backend and the file beside it (Recovery.swift).
 
 import RaftCore
@@ -20,7 +21,7 @@ struct Installation {
         /// The marker is being made durable by this batch.
         case marking(UInt64)
         case marked
-        /// The host is loading the backend.
+        /// The host is putting the file in the backend's place and reading it.
         case loading
     }
 
@@ -52,6 +53,33 @@ extension Replica {
         if effects.commit == nil { commitBackend() }
         effects.snapshots += owedSnapshots
         owedSnapshots.removeAll()
+    }
+
+    /// A transfer has ended. The core hears of a failure when the next attempt is due: it asks for one at the
+    /// peer's next sign of life.
+    func snapshotSent(to peer: NodeID, succeeded: Bool, now: UInt64) {
+        hurriedSnapshots.removeAll { $0 == peer }
+        if succeeded {
+            snapshotRetries.succeeded(peer)
+            return raft.snapshotReported(to: peer, succeeded: true)
+        }
+        snapshotRetries.failed(
+            peer, now: now, first: configuration.snapshotRetryMinimumMilliseconds &* 1_000_000,
+            longest: configuration.snapshotRetryMaximumMilliseconds &* 1_000_000)
+    }
+
+    func retrySnapshots(_ now: UInt64) {
+        for peer in snapshotRetries.takeDue(now: now) {
+            raft.snapshotReported(to: peer, succeeded: false)
+        }
+    }
+
+    /// Transfers are slow on purpose; that must not keep a member from ever catching up.
+    func hurrySnapshots() {
+        for peer in raft.pressedSnapshots where !hurriedSnapshots.contains(peer) {
+            hurriedSnapshots.append(peer)
+            effects.hurriedSnapshots.append(peer)
+        }
     }
 
     // MARK: In
@@ -98,11 +126,12 @@ extension Replica {
         effects.install = installing.metadata
     }
 
-    func snapshotInstalled(_ state: any StateReader & Sendable, now: UInt64) {
+    func snapshotInstalled(_ snapshot: InstalledSnapshot, now: UInt64) {
         guard let installing, case .loading = installing.stage else { return }
         machine.reset()
         do {
-            try machine.restore(from: state)
+            try machine.restore(
+                from: snapshot.state, contents: snapshot.contents, activate: snapshot.activate)
         } catch {
             effects.fatal = "the snapshot at \(installing.metadata.index) cannot be read: \(error)"
             return

@@ -67,6 +67,9 @@ package final class Replica {
     // Backend.
     var backend: BackendSchedule
     var owedSnapshots: [SnapshotRequest] = []
+    var snapshotRetries = SnapshotRetries()
+    /// Members whose transfer under way was told to hurry.
+    var hurriedSnapshots: [NodeID] = []
     var installing: Installation?
     var divergence: DivergenceCheck
     /// This member's newest compaction hash, and when to tell it again.
@@ -137,7 +140,7 @@ package final class Replica {
         case .snapshotArrived(let message): snapshotArrived(message)
         case .snapshotInstalled(let state): snapshotInstalled(state, now: now)
         case .snapshotSent(let peer, let succeeded):
-            raft.snapshotReported(to: peer, succeeded: succeeded)
+            snapshotSent(to: peer, succeeded: succeeded, now: now)
         case .compactionHashed(let revision, let hash):
             compactionHashed(revision, hash, now: now)
         case .stop: beginStop(now)
@@ -238,6 +241,8 @@ package final class Replica {
 
     private func roleChanged(_ soft: SoftState, now: UInt64) {
         effects.softState = soft
+        snapshotRetries.removeAll()
+        hurriedSnapshots.removeAll()
         if soft.role == .leader {
             figures.leaderChanges &+= 1
             // With others to vote, somebody else may have renewed leases until a moment ago.

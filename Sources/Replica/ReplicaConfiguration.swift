@@ -21,6 +21,11 @@ package struct ReplicaConfiguration: Sendable {
     /// Leases revoked by expiry and not applied yet.
     package var maxExpiredLeases = 1000
     package var autoCompaction = AutoCompaction.off
+    /// After a failed transfer of a snapshot the leader waits this long before the next to the same member, in
+    /// milliseconds, and twice as long after each further one …
+    package var snapshotRetryMinimumMilliseconds: UInt64 = 1_000
+    /// … up to this. Waits end with a tick.
+    package var snapshotRetryMaximumMilliseconds: UInt64 = 30_000
     /// Applied entries between two releases of log segments (`snapshot-count`).
     package var snapshotCount: UInt64 = 10_000
     /// Entries kept in the log behind that (`snapshot-catchup-entries`).

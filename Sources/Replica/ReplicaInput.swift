@@ -82,14 +82,32 @@ package enum ReplicaInput: Sendable {
     /// A snapshot has arrived whole, was checked and is durable as a file; `message` is the
     /// leader's, with the index that the data really stand at.
     case snapshotArrived(Message)
-    /// The state of the snapshot being installed is committed to the backend.
-    case snapshotInstalled(any StateReader & Sendable)
+    /// The state of the snapshot being installed is durable as the backend's.
+    case snapshotInstalled(InstalledSnapshot)
     /// A transfer that `Effects.snapshots` asked for has ended.
     case snapshotSent(to: NodeID, succeeded: Bool)
     /// The hash that `Effects.hashes` asked for.
     case compactionHashed(compactRevision: Int64, hash: UInt32)
     /// Hand leadership over, then report `Effects.isStopped`.
     case stop
+}
+
+/// A received state on its way into memory.
+package struct InstalledSnapshot: Sendable {
+    package let state: any StateReader & Sendable
+    /// Its records, when the host has read them already; that takes about a second for each million.
+    package let contents: StoreContents?
+    /// Makes its records what readers see; called once, in the moment in which the store changes.
+    package let activate: @Sendable () -> Void
+
+    package init(
+        state: any StateReader & Sendable, contents: StoreContents? = nil,
+        activate: @escaping @Sendable () -> Void = {}
+    ) {
+        self.state = state
+        self.contents = contents
+        self.activate = activate
+    }
 }
 
 /// A command on its way into the log.

@@ -478,7 +478,11 @@ extension Simulation {
             }
             member.backend.state = file.state
             member.snapshots.removeAll { $0.metadata.index < metadata.index }
-            post(.snapshotInstalled(file.state), to: member)
+            // As the node does it: the records are read aside, before the replica hears of it.
+            let contents = try? StoreContents(
+                of: process.reader, configuration: process.replica.machine.store.configuration)
+            post(
+                .snapshotInstalled(InstalledSnapshot(state: file.state, contents: contents)), to: member)
         case .hash(let revision):
             let machine = process.replica.machine
             // A later compaction makes this one's hash impossible, and unnecessary.

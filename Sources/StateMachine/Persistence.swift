@@ -178,8 +178,13 @@ extension StateMachine {
 
     /// Fills a new state machine, or one just reset, and its store from the backend. Leases do not run until `promote`.
     ///
+    /// - Parameters:
+    ///   - contents: the records that go with the buckets, if they were read already.
+    ///   - activate: makes these records what readers see; called in the moment in which the store changes.
     /// - Throws: `RestoreError` when the backend holds what this version cannot have written.
-    package func restore(from buckets: some StateReader) throws(RestoreError) {
+    package func restore(
+        from buckets: some StateReader, contents: StoreContents? = nil, activate: () -> Void = {}
+    ) throws(RestoreError) {
         precondition(appliedIndex == 0, "restore into a state machine at \(appliedIndex)")
         var failure: RestoreError?
         func read(
@@ -259,10 +264,15 @@ extension StateMachine {
         }
         do throws(MVCCError) {
             let lessor = self.lessor
-            try store.restore(
-                reader: reader, lastRevision: currentRevision,
-                compactRevision: finishedCompactRevision,
-                scheduledCompactRevision: scheduledCompactRevision,
+            let records: StoreContents
+            if let contents {
+                records = contents
+            } else {
+                records = try StoreContents(of: reader, configuration: store.configuration)
+            }
+            store.restore(
+                records, lastRevision: currentRevision, compactRevision: finishedCompactRevision,
+                scheduledCompactRevision: scheduledCompactRevision, activate: activate,
                 lease: { key, lease in lessor.attach(key, to: lease) })
         } catch {
             guard case .corruptRecord(let revision) = error else { throw .badRevisions }

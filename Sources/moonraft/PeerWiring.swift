@@ -11,6 +11,7 @@ import Plugins
 import RaftCore
 import Replica
 import StateMachine
+import Storage
 import Synchronization
 
 /// The transport as the node sees it, and the node as the transport sees it.
@@ -75,11 +76,13 @@ final class PeerWiring: PeerLinks, PeerInbox {
     }
 
     func sendSnapshot(
-        _ message: Message, file: String, completion: @escaping @Sendable (Bool) -> Void
+        _ message: Message, source: any ByteSource, completion: @escaping @Sendable (Bool) -> Void
     ) {
         guard let transport = current else { return completion(false) }
-        transport.sendSnapshot(message, file: file, completion: completion)
+        transport.sendSnapshot(message, source: source, completion: completion)
     }
+
+    func hurrySnapshot(to peer: NodeID) { current?.hurrySnapshot(to: peer) }
 
     func close() {
         let last = transport.withLock { transport in
@@ -143,16 +146,9 @@ extension PeerConfiguration {
         maxQueuedMessages = peers.queueMessages
         maxQueuedBytes = peers.queueBytes
         snapshotIdleTimeout = TimeAmount(peers.snapshotTimeout)
+        snapshotBytesPerSecond = peers.snapshotRate
         maxSnapshotBytes = UInt64(settings.storage.mapBytes)
         // An append holds entries up to 1 MiB in all, or one larger entry; a forwarded batch likewise.
-        connectTimeout = TimeAmount(settings.peers.dialTimeout)
-        maxQueuedMessages = settings.peers.queueMessages
-        maxQueuedBytes = settings.peers.queueBytes
-        snapshotIdleTimeout = TimeAmount(settings.peers.snapshotTimeout)
-        switch settings.peers.pluginMismatch {
-        case .refuse: pluginPolicy = .refuse
-        case .warn: pluginPolicy = .warn
-        }
         maxFrameBytes = max(maxFrameBytes, settings.limits.maximumRequestBytes * 2 + (8 << 20))
     }
 }

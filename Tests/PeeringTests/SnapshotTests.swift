@@ -4,6 +4,7 @@ import NIOCore
 import RaftCore
 import Replica
 import StateMachine
+import Storage
 import Testing
 
 @testable import Peering
@@ -31,9 +32,11 @@ import Testing
     }
 
     /// Sends and waits for the outcome.
-    private func send(_ peer: TestPeer, _ file: String) -> Bool? {
+    private func send(_ peer: TestPeer, _ bytes: [UInt8]) -> Bool? { send(peer, BytesSource(bytes)) }
+
+    private func send(_ peer: TestPeer, _ source: any ByteSource) -> Bool? {
         let outcome = NIOLockedValueBox<Bool?>(nil)
-        peer.transport.sendSnapshot(message, file: file) { result in outcome.withLockedValue { $0 = result } }
+        peer.transport.sendSnapshot(message, source: source) { result in outcome.withLockedValue { $0 = result } }
         _ = eventually { outcome.withLockedValue { $0 } != nil }
         return outcome.withLockedValue { $0 }
     }
@@ -57,10 +60,9 @@ import Testing
     @Test func aFileArrivesWholeAndDurable() throws {
         let (one, two) = try pair()
         defer { one.close(); two.close() }
-        let source = try TemporaryDirectory()
         // A few chunks and a rest, more than may wait for the disk.
         let bytes = content(5_000_017)
-        #expect(send(one, source.write("copy", bytes)) == true)
+        #expect(send(one, bytes) == true)
         let arrived = two.inbox.now.snapshots
         #expect(arrived.count == 1)
         #expect(arrived.first?.0 == message)
@@ -74,8 +76,45 @@ import Testing
         #expect(one.counters(2)?[.snapshotsSending] == 0)
         #expect(two.counters(1)?[.snapshotsReceived] == 1)
         // The same once more: the name is free again and the file is replaced.
-        #expect(send(one, source.write("copy", [1, 2, 3])) == true)
+        #expect(send(one, [1, 2, 3]) == true)
         #expect(TemporaryDirectory.read("\(two.directory.path)/\(name)") == [1, 2, 3])
+    }
+
+    /// Twenty chunks at ten a second take two seconds, less the first and a second one that may follow at once.
+    @Test func theRateIsKept() throws {
+        var configuration = quickConfiguration()
+        configuration.snapshotChunkBytes = 1000
+        configuration.snapshotBytesPerSecond = 10_000
+        let one = try TestPeer(1, configuration: configuration)
+        let two = try TestPeer(2)
+        defer { one.close(); two.close() }
+        for peer in [one, two] { peer.transport.setMembers([one.member, two.member], removed: []) }
+        #expect(eventually { one.inbox.now.reachable == [2] })
+        let start = NIODeadline.now()
+        #expect(send(one, content(20_000)) == true)
+        #expect(NIODeadline.now() - start >= .milliseconds(1_800))
+        // Unless the log would outrun it.
+        let hurried = NIODeadline.now()
+        let outcome = NIOLockedValueBox<Bool?>(nil)
+        one.transport.sendSnapshot(message, source: BytesSource(content(200_000))) { result in
+            outcome.withLockedValue { $0 = result }
+        }
+        #expect(eventually { one.counters(2)?[.snapshotsSending] == 1 })
+        one.transport.hurrySnapshot(to: 9)
+        one.transport.hurrySnapshot(to: 2)
+        #expect(eventually { outcome.withLockedValue { $0 } == true })
+        #expect(NIODeadline.now() - hurried < .seconds(10))
+        #expect(one.inbox.hasNote("goes on without a bound on its rate"))
+        // What a transfer holds up is let go with its end, also when it ends early.
+        weak var source: BytesSource?
+        do {
+            let late = BytesSource(content(20_000))
+            source = late
+            one.transport.sendSnapshot(message, source: late) { _ in }
+        }
+        #expect(eventually { two.directory.names.contains { $0.hasSuffix(".part") } })
+        two.close()
+        #expect(eventually { source == nil })
     }
 
     @Test func messagesGoOnMeanwhile() throws {
@@ -87,9 +126,7 @@ import Testing
         one.transport.send([heartbeat(1, 2, 1)])
         #expect(eventually { two.inbox.now.messages == [heartbeat(1, 2, 1)] })
         // One at a time.
-        let source = try TemporaryDirectory()
-        let file = source.write("copy", content(1000))
-        #expect(send(one, file) == false)
+        #expect(send(one, content(1000)) == false)
         #expect(one.inbox.hasNote("is receiving another snapshot already"))
         // The slow one goes on undisturbed, and then the place is free.
         socket.send(.snapshotChunk, Array(content(1000)[10...]))
@@ -97,7 +134,7 @@ import Testing
         let answer = socket.readFrame()
         #expect(answer?.kind == .snapshotResult && answer?.payload == [0])
         #expect(two.inbox.now.snapshots.count == 1)
-        #expect(send(one, file) == true)
+        #expect(send(one, content(1000)) == true)
     }
 
     @Test func brokenTransfersLeaveNothing() throws {
@@ -154,8 +191,7 @@ import Testing
         #expect(two.counters(1)?[.snapshotReceiveFailures] == UInt64(table.count))
         #expect(two.inbox.now.snapshots.isEmpty)
         // And the next one arrives.
-        let source = try TemporaryDirectory()
-        #expect(send(one, source.write("copy", bytes)) == true)
+        #expect(send(one, bytes) == true)
     }
 
     @Test func aCutConnectionLeavesNothing() throws {
@@ -187,16 +223,19 @@ import Testing
     @Test func whatCannotBeSentFails() throws {
         let (one, two) = try pair()
         defer { one.close(); two.close() }
-        #expect(send(one, "/nonexistent/file") == false)
-        #expect(one.inbox.hasNote("No such file"))
+        // One that fails in the middle of the second chunk.
+        #expect(send(one, BytesSource(content(300_000), failsAt: 270_000)) == false)
+        #expect(one.inbox.hasNote("the database has grown too much"))
+        #expect(eventually { two.directory.names.isEmpty })
         let unknown = NIOLockedValueBox<Bool?>(nil)
         let stranger = Message(from: 1, to: 99, term: 8, body: .snapshot(metadata))
-        one.transport.sendSnapshot(stranger, file: "x") { result in unknown.withLockedValue { $0 = result } }
+        one.transport.sendSnapshot(stranger, source: BytesSource([1])) { result in
+            unknown.withLockedValue { $0 = result }
+        }
         #expect(eventually { unknown.withLockedValue { $0 } == false })
         // The receiver is gone.
         two.close()
-        let source = try TemporaryDirectory()
-        #expect(send(one, source.write("copy", [1])) == false)
+        #expect(send(one, [1]) == false)
         #expect(one.counters(2)?[.snapshotSendFailures] == 2)
     }
 
@@ -206,11 +245,10 @@ import Testing
         defer { one.close(); mute.close() }
         one.transport.setMembers(
             [Member(id: 2, name: "n2", peerURLs: ["http://127.0.0.1:1", mute.url], clientURLs: [])], removed: [])
-        let source = try TemporaryDirectory()
-        let file = source.write("copy", [1])
         let outcomes = NIOLockedValueBox<[Int: Bool]>([:])
         for number in 0..<3 {
-            one.transport.sendSnapshot(message, file: file) { result in outcomes.withLockedValue { $0[number] = result }
+            one.transport.sendSnapshot(message, source: BytesSource([1])) { result in
+                outcomes.withLockedValue { $0[number] = result }
             }
         }
         #expect(eventually { outcomes.withLockedValue { $0[2] } == false })
@@ -235,5 +273,24 @@ import Testing
         _ = directory.write("0000000000000001-0000000000000003.snapshot", [1])
         try prepareSnapshotDirectory(directory.path)
         #expect(directory.names == ["0000000000000001-0000000000000003.snapshot"])
+    }
+}
+
+/// A snapshot in memory.
+private final class BytesSource: ByteSource {
+    private let bytes: [UInt8]
+    private let failsAt: UInt64
+
+    init(_ bytes: [UInt8], failsAt: UInt64 = .max) {
+        self.bytes = bytes
+        self.failsAt = failsAt
+    }
+
+    var byteCount: UInt64 { UInt64(bytes.count) }
+
+    func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(DiskError) {
+        let end = offset + UInt64(buffer.count)
+        if end > failsAt { throw DiskError(.read, path: "memory", .snapshotTooOld) }
+        buffer.copyBytes(from: bytes[Int(offset)..<Int(end)])
     }
 }

@@ -52,6 +52,8 @@ final class Cluster {
     /// Which messages get through.
     var passes: (PeerMessage) -> Bool = { _ in true }
     private(set) var snapshots: [(from: NodeID, request: SnapshotRequest)] = []
+    /// Members whose snapshots were told to hurry, in order.
+    private(set) var hurried: [NodeID] = []
     var configure: (inout RecoveryOptions) -> Void = { _ in }
 
     init(_ count: Int = 3) {
@@ -190,10 +192,23 @@ final class Cluster {
         if let metadata = effects.install {
             let file = try #require(entry.member.snapshots.first { $0.metadata == metadata })
             entry.member.backend.state = file.state
-            replica.handle(.snapshotInstalled(file.state), now: now)
+            replica.handle(.snapshotInstalled(InstalledSnapshot(state: file.state)), now: now)
         }
         if let release = effects.release { try wal.release(release) }
         for request in effects.snapshots { snapshots.append((id, request)) }
+        hurried += effects.hurriedSnapshots
+    }
+
+    /// Lets the transfers of the snapshots that were asked for fail.
+    ///
+    /// - Returns: how many there were.
+    func failSnapshots() throws -> Int {
+        let waiting = snapshots
+        snapshots = []
+        for (from, request) in waiting {
+            try give(.snapshotSent(to: request.to, succeeded: false), to: from)
+        }
+        return waiting.count
     }
 
     /// Copies and delivers the snapshots that were asked for.

@@ -41,11 +41,19 @@ int moonraft_eventfd_wait(int descriptor, int milliseconds);
 // Names the calling thread (cut to the 15 bytes Linux keeps). 0 or an errno.
 int moonraft_thread_set_name(const char *_Nonnull name);
 
+// Sets the calling thread's nice value (Linux keeps one for each thread). 0 or an errno. It can be raised by
+// anybody; lowering it again takes a privilege.
+int moonraft_thread_set_nice(int nice);
+
 // ---- files ----
 
 // open(2) and flock(2) with plain arguments; -1 with errno. O_CLOEXEC is always added.
 int moonraft_open(const char *_Nonnull path, int flags, unsigned int mode);
 int moonraft_flock_exclusive(int descriptor);
+
+// sync_file_range(2): starts writing the dirty pages of a range. With `wait` it also returns only when they
+// are written, which is not durable yet. 0, or -1 with errno.
+int moonraft_write_back(int descriptor, int64_t offset, int64_t length, int wait);
 
 // ---- bcrypt (libxcrypt) ----
 

@@ -12,10 +12,14 @@ package struct BackendConfiguration: Sendable {
     package var mapBytes: UInt64
     /// The most readers that can exist at once.
     package var maxReaders: UInt32
+    /// How much the file may grow while a snapshot of it is read, in bytes, since pages that the snapshot names
+    /// are not used again meanwhile; beyond it reading the snapshot fails.
+    package var maxGrowthUnderSnapshot: UInt64
 
     package init(mapBytes: UInt64 = 16 << 30, maxReaders: UInt32 = 126) {
         self.mapBytes = mapBytes
         self.maxReaders = maxReaders
+        maxGrowthUnderSnapshot = mapBytes / 4
     }
 }
 
@@ -40,9 +44,14 @@ package final class Backend: Sendable {
     /// Its value is the version as a big-endian u32.
     package static let formatKey = "moonraftFormat"
 
-    private let environment: BackendEnvironment
+    let environments: BackendEnvironments
+    /// Where the environment in force lies.
+    package let path: String
+    let configuration: BackendConfiguration
     /// The text of the failed commit.
     private let poison = Mutex<String?>(nil)
+
+    var environment: BackendEnvironment { environments.current }
 
     /// Opens the backend in a directory, which is made (mode 0700) when missing; a wider one is
     /// refused.
@@ -53,25 +62,37 @@ package final class Backend: Sendable {
         path: String, configuration: BackendConfiguration = BackendConfiguration()
     ) throws(BackendError) {
         try onBackendDisk { () throws(DiskError) in try PosixDisk().createDirectory(path) }
-        try Self.checkFile(path + "/data.mdb")
-        environment = try BackendEnvironment(path: path, configuration: configuration)
-        let transaction = try environment.begin(writing: true)
-        do throws(BackendError) {
-            try environment.openBuckets(transaction)
-            try Self.checkFormat(environment, transaction)
-        } catch {
-            mdb_txn_abort(transaction)
-            throw error
-        }
-        try environment.check(mdb_txn_commit(transaction), "commit to")
+        try Self.checkFile(Self.dataFile(path))
+        self.path = path
+        self.configuration = configuration
+        environments = BackendEnvironments(try Self.open(path, configuration))
         // LMDB does not sync its directory, without which a new data file may be gone after a
         // power failure while the log has already been cut on the strength of what it held.
         try onBackendDisk { () throws(DiskError) in try PosixDisk().synchronizeDirectory(path) }
     }
 
+    static func dataFile(_ path: String) -> String { path + "/data.mdb" }
+
+    /// Opens a directory whose file has been checked.
+    static func open(
+        _ path: String, _ configuration: BackendConfiguration
+    ) throws(BackendError) -> BackendEnvironment {
+        let environment = try BackendEnvironment(path: path, configuration: configuration)
+        let transaction = try environment.begin(writing: true)
+        do throws(BackendError) {
+            try environment.openBuckets(transaction)
+            try checkFormat(environment, transaction)
+        } catch {
+            mdb_txn_abort(transaction)
+            throw error
+        }
+        try environment.check(mdb_txn_commit(transaction), "commit to")
+        return environment
+    }
+
     /// LMDB maps the file and believes it: a page beyond the end would be a signal instead of an error.
     /// Costs reading the branch pages, about one in a hundred.
-    private static func checkFile(_ path: String) throws(BackendError) {
+    static func checkFile(_ path: String) throws(BackendError) {
         let disk = PosixDisk()
         let file: DiskFile
         do throws(DiskError) {
@@ -91,8 +112,6 @@ package final class Backend: Sendable {
         }
     }
 
-    package var path: String { environment.path }
-
     // MARK: - Writing
 
     /// Runs one write transaction and makes it durable before returning. When `body` throws,
@@ -106,6 +125,7 @@ package final class Backend: Sendable {
         if let text = poison.withLock({ $0 }) {
             throw .poisoned(text)
         }
+        let environment = environment
         let transaction = BackendTransaction(
             environment, try environment.begin(writing: true))
         let result: Result
@@ -128,20 +148,21 @@ package final class Backend: Sendable {
 
     /// A reader for one thread. It takes one of `maxReaders` slots until it is released.
     package func makeReader() throws(BackendError) -> BackendReader {
-        try BackendReader(environment)
+        try BackendReader(environments)
     }
 
     /// The space figures as of the last commit. Takes time in proportion to the free list.
     package func sizes() throws(BackendError) -> BackendSizes {
         var information = MDB_envinfo()
         var statistics = MDB_stat()
+        let environment = environment
         let transaction = try environment.begin(writing: false)
         defer { mdb_txn_abort(transaction) }
         try environment.check(mdb_env_info(environment.pointer, &information), "inspect")
         try environment.check(mdb_env_stat(environment.pointer, &statistics), "inspect")
         let page = UInt64(statistics.ms_psize)
         let allocated = UInt64(information.me_last_pgno) + 1
-        let free = min(try freePages(transaction), allocated)
+        let free = min(try Self.freePages(environment, transaction), allocated)
         return BackendSizes(
             allocatedBytes: allocated * page, inUseBytes: (allocated - free) * page,
             freePages: free, pageBytes: page)
@@ -149,7 +170,9 @@ package final class Backend: Sendable {
 
     /// LMDB keeps its free pages in database 0: transaction number to a list whose first word is
     /// its length.
-    private func freePages(_ transaction: OpaquePointer) throws(BackendError) -> UInt64 {
+    private static func freePages(
+        _ environment: BackendEnvironment, _ transaction: OpaquePointer
+    ) throws(BackendError) -> UInt64 {
         var cursor: OpaquePointer?
         try environment.check(mdb_cursor_open(transaction, 0, &cursor), "inspect")
         defer { mdb_cursor_close(cursor) }
@@ -198,6 +221,7 @@ package final class Backend: Sendable {
     /// it is a file.
     package func copy(toDescriptor descriptor: Int32, compacting: Bool) throws(BackendError) {
         let flags = compacting ? UInt32(MDB_CP_COMPACT) : 0
+        let environment = environment
         try environment.check(
             mdb_env_copyfd2(environment.pointer, descriptor, flags), "copy")
     }
@@ -280,7 +304,7 @@ package final class Backend: Sendable {
 }
 
 /// Runs disk operations whose failure is the backend's failure.
-private func onBackendDisk<Result>(
+func onBackendDisk<Result>(
     _ body: () throws(DiskError) -> Result
 ) throws(BackendError) -> Result {
     do throws(DiskError) {

@@ -35,25 +35,6 @@ final class BackendEnvironment: @unchecked Sendable {
         try check(mdb_reader_check(pointer, &stale), "check readers of")
     }
 
-    /// Opens a copied data file for reading.
-    init(image file: String) throws(BackendError) {
-        path = file
-        maxReaders = 1
-        var created: OpaquePointer?
-        let code = mdb_env_create(&created)
-        guard code == 0, let created else {
-            throw .failed(
-                operation: "create environment for", path: file, code: code,
-                text: String(cString: mdb_strerror(code)))
-        }
-        pointer = created
-        // The size that the file itself names.
-        mapBytes = 0
-        try check(mdb_env_set_maxdbs(pointer, UInt32(BackendBucket.allCases.count)), "set buckets of")
-        let flags = UInt32(MDB_NOTLS | MDB_RDONLY | MDB_NOSUBDIR | MDB_NOLOCK)
-        try check(mdb_env_open(pointer, file, flags, 0o600), "open")
-    }
-
     deinit {
         mdb_env_close(pointer)
     }
@@ -63,6 +44,15 @@ final class BackendEnvironment: @unchecked Sendable {
         if code != 0 {
             throw BackendError(code, operation(), self)
         }
+    }
+
+    /// Up to here the file has ever been used, in bytes.
+    func usedBytes() throws(BackendError) -> UInt64 {
+        var information = MDB_envinfo()
+        var statistics = MDB_stat()
+        try check(mdb_env_info(pointer, &information), "inspect")
+        try check(mdb_env_stat(pointer, &statistics), "inspect")
+        return (UInt64(information.me_last_pgno) + 1) * UInt64(statistics.ms_psize)
     }
 
     func begin(writing: Bool) throws(BackendError) -> OpaquePointer {
@@ -76,13 +66,12 @@ final class BackendEnvironment: @unchecked Sendable {
     }
 
     /// Opens or makes all buckets; once, before the environment is used.
-    func openBuckets(_ transaction: OpaquePointer, creating: Bool = true) throws(BackendError) {
+    func openBuckets(_ transaction: OpaquePointer) throws(BackendError) {
         precondition(handles.isEmpty, "buckets are opened once")
         for bucket in BackendBucket.allCases {
             var handle: MDB_dbi = 0
             try check(
-                mdb_dbi_open(
-                    transaction, bucket.name, creating ? UInt32(MDB_CREATE) : 0, &handle),
+                mdb_dbi_open(transaction, bucket.name, UInt32(MDB_CREATE), &handle),
                 "open bucket \(bucket.name) of")
             handles.append(handle)
         }

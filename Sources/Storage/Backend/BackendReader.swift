@@ -1,54 +1,140 @@
 import CLMDB
+import Glibc
+import Synchronization
 
 /// A reusable read transaction, for one thread at a time.
 ///
 /// `renew` takes the state of the last commit; until `reset` every read sees that state and every
 /// returned pointer stays valid. A reader between `reset` and `renew` costs nothing and pins
 /// nothing.
-package final class BackendReader {
-    private let environment: BackendEnvironment
-    private let transaction: OpaquePointer
+///
+/// When a backend's file is replaced, a reader at rest is taken off the old file by the writer's thread,
+/// one at work leaves it with its next `reset`. Hence unchecked: `phase` says who may touch the rest.
+package final class BackendReader: @unchecked Sendable {
+    /// Who may touch the transaction.
+    private enum Phase {
+        /// Nobody does; the reader's thread and the writer's may take it.
+        static let idle: UInt8 = 0
+        /// The reader's thread, between `renew` and `reset`.
+        static let active: UInt8 = 1
+        /// The one that is closing it.
+        static let closing: UInt8 = 2
+        /// There is none until the next `renew`.
+        static let closed: UInt8 = 3
+    }
+
+    /// Nil for an environment that is never replaced.
+    private let source: BackendEnvironments?
+    private let phase: Atomic<UInt8>
+    private var environment: BackendEnvironment?
+    private var transaction: OpaquePointer?
     /// Cursors kept from scan to scan, by bucket.
-    private var cursors: [OpaquePointer?]
-    /// True between `renew` and `reset`.
+    private var cursors: [OpaquePointer?] = []
+    /// True between `renew` and `reset`; the reader's thread only.
     package private(set) var isActive = false
 
+    init(_ source: BackendEnvironments) throws(BackendError) {
+        self.source = source
+        phase = Atomic(Phase.idle)
+        try open(source.current)
+        source.register(self)
+    }
+
+    /// A reader of this environment alone.
     init(_ environment: BackendEnvironment) throws(BackendError) {
-        self.environment = environment
-        transaction = try environment.begin(writing: false)
-        cursors = Array(repeating: nil, count: BackendBucket.allCases.count)
-        mdb_txn_reset(transaction)
+        source = nil
+        phase = Atomic(Phase.idle)
+        try open(environment)
     }
 
     deinit {
+        source?.unregister(self)
+        close()
+    }
+
+    private func open(_ environment: BackendEnvironment) throws(BackendError) {
+        let transaction = try environment.begin(writing: false)
+        mdb_txn_reset(transaction)
+        self.environment = environment
+        self.transaction = transaction
+        cursors = Array(repeating: nil, count: BackendBucket.allCases.count)
+    }
+
+    private func close() {
         for cursor in cursors {
             if let cursor {
                 mdb_cursor_close(cursor)
             }
         }
-        mdb_txn_abort(transaction)
+        cursors = []
+        if let transaction { mdb_txn_abort(transaction) }
+        transaction = nil
+        environment = nil
     }
 
     /// Takes the state of the last commit, giving up an earlier one.
     package func renew() throws(BackendError) {
         reset()
-        try environment.check(mdb_txn_renew(transaction), "begin reading")
+        take()
+        do throws(BackendError) {
+            if let source, environment == nil || source.isReplaced(since: environment) {
+                close()
+                try open(source.current)
+            }
+            guard let environment, let transaction else {
+                preconditionFailure("a reader without a transaction")
+            }
+            try environment.check(mdb_txn_renew(transaction), "begin reading")
+        } catch {
+            phase.store(transaction == nil ? Phase.closed : Phase.idle, ordering: .releasing)
+            throw error
+        }
         isActive = true
+    }
+
+    /// From rest to work; waits for the writer's thread to let go, which takes microseconds.
+    private func take() {
+        while true {
+            let (taken, found) = phase.compareExchange(
+                expected: Phase.idle, desired: Phase.active, ordering: .acquiringAndReleasing)
+            if taken { return }
+            if found == Phase.closed,
+                phase.compareExchange(
+                    expected: Phase.closed, desired: Phase.active, ordering: .acquiringAndReleasing
+                ).exchanged
+            {
+                return
+            }
+            sched_yield()
+        }
     }
 
     /// Gives the state up; pointers got from this reader are void.
     package func reset() {
-        if isActive {
-            mdb_txn_reset(transaction)
-            isActive = false
-        }
+        guard isActive else { return }
+        isActive = false
+        mdb_txn_reset(transaction)
+        phase.store(Phase.idle, ordering: .sequentiallyConsistent)
+        // Whoever replaced the file meanwhile has found this reader at work and passed it by.
+        if let source, source.isReplaced(since: environment) { leave(source.current) }
+    }
+
+    /// Closes the transaction when it is at rest and on another environment. Any thread.
+    func leave(_ current: BackendEnvironment) {
+        guard
+            phase.compareExchange(
+                expected: Phase.idle, desired: Phase.closing, ordering: .sequentiallyConsistent
+            ).exchanged
+        else { return }
+        if environment !== current { close() }
+        phase.store(transaction == nil ? Phase.closed : Phase.idle, ordering: .releasing)
     }
 
     /// The value of a key, valid until `reset`; nil when there is none.
     package func get(
         _ bucket: BackendBucket, key: UnsafeRawBufferPointer
     ) throws(BackendError) -> UnsafeRawBufferPointer? {
-        precondition(isActive, "a reader was used without renew")
+        let (environment, transaction) = used
         return try environment.get(transaction, bucket, key)
     }
 
@@ -58,7 +144,7 @@ package final class BackendReader {
         _ bucket: BackendBucket, from start: UnsafeRawBufferPointer? = nil,
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(BackendError) {
-        precondition(isActive, "a reader was used without renew")
+        let (environment, transaction) = used
         var cursor = cursors[bucket.rawValue]
         // Taken out while in use, so that a body that scans the same bucket gets its own.
         cursors[bucket.rawValue] = nil
@@ -77,6 +163,16 @@ package final class BackendReader {
             cursors[bucket.rawValue] = cursor
         }
         try environment.scan(cursor, bucket, from: start, body)
+    }
+
+    /// The number of the commit that is being read.
+    var transactionID: UInt64 { UInt64(mdb_txn_id(used.1)) }
+
+    private var used: (BackendEnvironment, OpaquePointer) {
+        guard isActive, let environment, let transaction else {
+            preconditionFailure("a reader was used without renew")
+        }
+        return (environment, transaction)
     }
 }
 

@@ -46,7 +46,7 @@ package protocol Disk: AnyObject {
     /// Makes the names in a directory durable.
     func synchronizeDirectory(_ path: String) throws(DiskError)
 
-    /// Renames within one directory, replacing the target.
+    /// Renames within one file system, replacing the target.
     func rename(_ from: String, to: String) throws(DiskError)
 
     /// Removes a file.

@@ -35,6 +35,8 @@ package struct DiskError: Error, Equatable, Sendable {
         case closed
         /// A restore into this data directory was interrupted.
         case incomplete
+        /// A snapshot pinned so many pages that the file grew to the bound.
+        case snapshotTooOld
     }
 
     package let operation: Operation
@@ -70,6 +72,9 @@ extension DiskError: CustomStringConvertible {
         case .incomplete:
             return "data directory \"\(path)\" is incomplete: a restore into it was interrupted; remove it and "
                 + "restore again"
+        case .snapshotTooOld:
+            return "cannot \(operation.rawValue) \"\(path)\": the database has grown too much since the snapshot "
+                + "was taken"
         }
     }
 

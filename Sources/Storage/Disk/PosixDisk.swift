@@ -135,6 +135,20 @@ package final class PosixDisk: Disk, Sendable {
         }
     }
 
+    /// Starts writing what is dirty in a range of the file, so that a later `synchronize` has little left to do. With
+    /// `wait` it returns when that is written. Nothing is durable by this alone; where the file system does
+    /// not know it, nothing happens.
+    package func writeBack(
+        _ file: DiskFile, at offset: UInt64, count: UInt64, wait: Bool
+    ) throws(DiskError) {
+        let start = try Self.position(offset, 0, .synchronize, file)
+        let length = try Self.position(count, 0, .synchronize, file)
+        guard moonraft_write_back(file.descriptor, Int64(start), Int64(length), wait ? 1 : 0) != 0 else { return }
+        if errno == ENOSYS || errno == EINVAL || errno == ESPIPE { return }
+        // A failed write is reported once: whoever hears of it must not hope for the next call.
+        throw DiskError(.synchronize, path: file.path, .system(errno))
+    }
+
     package func synchronizeDirectory(_ path: String) throws(DiskError) {
         let descriptor = moonraft_open(path, O_RDONLY | O_DIRECTORY, 0)
         guard descriptor >= 0 else {
