@@ -311,12 +311,14 @@ enum KeyMatch {
     }
 
     static func hasPrefix(_ key: [UInt8], _ prefix: [UInt8]) -> Bool {
+        key.withUnsafeBytes { hasPrefix($0, prefix) }
+    }
+
+    static func hasPrefix(_ key: UnsafeRawBufferPointer, _ prefix: [UInt8]) -> Bool {
         guard key.count >= prefix.count else { return false }
-        return key.withUnsafeBytes { key in
-            prefix.withUnsafeBytes { prefix in
-                guard let a = key.baseAddress, let b = prefix.baseAddress else { return prefix.isEmpty }
-                return memcmp(a, b, prefix.count) == 0
-            }
+        return prefix.withUnsafeBytes { prefix in
+            guard let a = key.baseAddress, let b = prefix.baseAddress else { return prefix.isEmpty }
+            return memcmp(a, b, prefix.count) == 0
         }
     }
 }

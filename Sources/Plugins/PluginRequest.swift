@@ -78,10 +78,9 @@ package struct PluginRequest: Sendable, Equatable {
 
     /// Makes it another request of as many operations, which the caller fills anew.
     package mutating func become(_ rpc: RPCKind) {
-        var memory: [PluginOp] = []
-        swap(&memory, &ops)
-        self = PluginRequest(rpc: rpc)
-        ops = memory
+        self.rpc = rpc
+        (ttl, lease, revision) = (0, 0, 0)
+        if !name.isEmpty { name = "" }
     }
 
     package var isWrite: Bool { rpc.changesState || (rpc == .txn && ops.contains { $0.isWrite }) }
