@@ -70,6 +70,7 @@ enum {
     FIELD_OTHER = 300,
     FIELD_ROLES = FIELD_OTHER,
     FIELD_TIME,
+    FIELD_LEASE_KEYS,
     FIELD_PASSWORD,
     FIELD_TOKEN,
     // Fields of an op; those of op 1 when asked of req or rec.
@@ -101,8 +102,8 @@ typedef struct {
 
 static const field req_fields[] = {
     {"rpc", TEXT(RPC)}, {"name", TEXT(NAME)}, {"revision", INTEGER(REVISION)}, {"ttl", INTEGER(TTL)},
-    {"lease", INTEGER(LEASE)}, {"write", BOOLEAN(WRITE)}, {"kind", OP_KIND}, {"key", OP_KEY},
-    {"range_end", OP_RANGE_END}, {"value", OP_VALUE}, {"value_size", OP_VALUE_SIZE}, {NULL, 0},
+    {"lease", INTEGER(LEASE)}, {"lease_keys", FIELD_LEASE_KEYS}, {"write", BOOLEAN(WRITE)}, {"kind", OP_KIND},
+    {"key", OP_KEY}, {"range_end", OP_RANGE_END}, {"value", OP_VALUE}, {"value_size", OP_VALUE_SIZE}, {NULL, 0},
 };
 static const field id_fields[] = {
     {"user", TEXT(USER)}, {"roles", FIELD_ROLES}, {"cn", TEXT(CN)}, {"peer", TEXT(PEER)},
@@ -253,6 +254,12 @@ static int face_index(lua_State *L) {
         return 1;
     case FIELD_TIME:
         lua_pushnumber(L, (double)view->integers[MOONRAFT_INT_TIME_MICROSECONDS] / 1e6);
+        return 1;
+    case FIELD_LEASE_KEYS:
+        if (view->integers[MOONRAFT_INT_LEASE_KEYS] == 0)
+            lua_pushnil(L);
+        else
+            lua_pushinteger(L, view->integers[MOONRAFT_INT_LEASE_KEYS] - 1);
         return 1;
     case FIELD_PASSWORD:
     case FIELD_TOKEN: {

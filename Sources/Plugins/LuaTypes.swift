@@ -87,7 +87,10 @@ package enum LuaTypes {
         """
 
     private static let fields: [String: String] = [
-        "req": requestFields + operationFields,
+        "req": requestFields + operationFields + """
+            ---@field lease_keys integer?
+
+            """,
         "op": operationFields + """
             ---@field path string
             ---@field write boolean

@@ -319,6 +319,7 @@ extension PluginVM {
     private func setOp(_ function: HostFunction, _ a: HostArguments) throws(HostError) {
         let index = try a.handle(0, MOONRAFT_HANDLE_OP, "self")
         guard scope.request.ops.indices.contains(index) else { throw HostError("this request has no such op") }
+        guard scope.request.leaseKeys == nil else { throw HostError("the keys of a lease cannot be changed") }
         let kind = scope.request.ops[index].kind
         func only(_ kinds: PluginOp.Kind...) throws(HostError) {
             guard kinds.contains(kind) else { throw HostError("this op cannot be changed so") }

@@ -446,6 +446,7 @@ function file:read() end
 ---@field value string?
 ---@field value_size integer?
 ---@field lease integer?
+---@field lease_keys integer?
 local req = {}
 
 ---Op `i`, from 1.

@@ -72,6 +72,12 @@ final class PolicyGate {
     /// The same for a transaction: any of its operations decides.
     func selects(_ method: Method, _ txn: TxnRequestView) -> Bool { selects(method) }
 
+    /// Whether a hook decides on revocations of leases, which it should do by the keys that hang on them.
+    var judgesRevocations: Bool {
+        refreshIfReloaded()
+        return !plugins.set.selects(.leaseRevoke).isDisjoint(with: [.authz, .admitMutate, .admitValidate])
+    }
+
     func refreshIfReloaded() {
         let current = engine.holder.generation
         if current == generation { return }
@@ -96,12 +102,14 @@ final class PolicyGate {
     /// Runs a request through the plugins and then calls one of: `proceed` with the final message, whose bytes are
     /// valid during the call, or `refuse` with a status. On this loop, at once unless a required audit sink must
     /// write first.
+    ///
+    /// - Parameter leaseKeys: what a revocation deletes, when it is known.
     func admit(
-        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer,
+        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, leaseKeys: [[UInt8]]? = nil,
         refuse: ((RPCStatus) -> Void)? = nil,
         proceed: @escaping (UnsafeRawBufferPointer, AuditTrail?) -> Void
     ) {
-        settle(judge(call, method, message), call, message, refuse: refuse, proceed: proceed)
+        settle(judge(call, method, message, leaseKeys: leaseKeys), call, message, refuse: refuse, proceed: proceed)
     }
 
     /// The first half of ``admit(_:_:_:refuse:proceed:)``: whoever does not find ``Verdict/pass(_:)`` calls
@@ -109,7 +117,8 @@ final class PolicyGate {
     ///
     /// - Parameter hooks: those that may run, where the caller knows.
     func judge(
-        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, hooks: HookSet = .everything
+        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, hooks: HookSet = .everything,
+        leaseKeys: [[UInt8]]? = nil
     ) -> Verdict {
         guard let kind = method.pluginKind else { return .pass(nil) }
         let isAsked = !hooks.isDisjoint(with: .request)
@@ -126,6 +135,7 @@ final class PolicyGate {
             entries.give(entry)
             return .refused(.undecodable(error), nil)
         }
+        if let leaseKeys { entry.record.request.attach(leaseKeys: leaseKeys) }
         plugins.beginRequest()
         var changed: [UInt8]?
         var warnings: [String] = []
@@ -134,6 +144,8 @@ final class PolicyGate {
         if !warnings.isEmpty {
             call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
         }
+        // Records and metrics are of what the client asked for.
+        if leaseKeys != nil { entry.record.request.detachLeaseKeys() }
         let (decided, trail) = record(denial, entry, identity, started: isAsked ? started : nil)
         let verdict: Verdict
         if let denial {
