@@ -23,8 +23,12 @@ final class KVService {
         do {
             let request = try PutRequestView(message)
             try RequestCheck.put(request)
-            if let gate = context.gate, gate.selects(.put, request.key, request.rangeEnd) {
-                return gate.admit(call, .put, message) { [self] message, trail in
+            if let gate = context.gate {
+                let hooks = gate.hooks(forPutOf: request.key)
+                if hooks.isEmpty { return proposePut(call, request, message, nil) }
+                let verdict = gate.judge(call, .put, message, hooks: hooks)
+                if case .pass(let trail) = verdict { return proposePut(call, request, message, trail) }
+                return gate.settle(verdict, call, message) { [self] message, trail in
                     guard let request = try? PutRequestView(message) else {
                         preconditionFailure("the gate let an undecodable put pass")
                     }
@@ -230,9 +234,4 @@ final class KVService {
         default: preconditionFailure("unexpected error \(error)")
         }
     }
-}
-
-extension PutRequestView {
-    /// A put concerns one key.
-    fileprivate var rangeEnd: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
 }

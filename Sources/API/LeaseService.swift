@@ -32,10 +32,24 @@ final class LeaseService {
 
     func revoke(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let fields = fields(call, message) else { return }
-        gated(call, .leaseRevoke, message) { [context] trail in
+        let revoke = { [context] (trail: AuditTrail?) in
             context.propose(
                 Command.leaseRevoke(id: fields.0), PendingWrite(call, context, trail: trail))
         }
+        guard let gate = context.gate, gate.judgesRevocations else {
+            return gated(call, .leaseRevoke, message, revoke)
+        }
+        // Plugins judge a revocation by what it deletes. A key that is put on the lease after they have looked goes with
+        // it unseen; so does one that somebody else puts on it.
+        let owned = [UInt8](message)
+        let judge = { (keys: [[UInt8]]?) in
+            owned.withUnsafeBytes { gate.admit(call, .leaseRevoke, $0, leaseKeys: keys) { _, trail in revoke(trail) } }
+        }
+        let query = PendingQuery(loopIndex: context.loop.index) { answer in
+            guard case .leaseTimeToLive(let lease) = answer else { return judge(nil) }
+            judge(lease?.keys)
+        }
+        if !context.node.leaseTimeToLive(fields.0, withKeys: true, query) { judge(nil) }
     }
 
     func timeToLive(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {

@@ -70,6 +70,7 @@ enum {
     FIELD_OTHER = 300,
     FIELD_ROLES = FIELD_OTHER,
     FIELD_TIME,
+    FIELD_LEASE_KEYS,
     FIELD_PASSWORD,
     FIELD_TOKEN,
     // Fields of an op; those of op 1 when asked of req or rec.
@@ -101,8 +102,8 @@ typedef struct {
 
 static const field req_fields[] = {
     {"rpc", TEXT(RPC)}, {"name", TEXT(NAME)}, {"revision", INTEGER(REVISION)}, {"ttl", INTEGER(TTL)},
-    {"lease", INTEGER(LEASE)}, {"write", BOOLEAN(WRITE)}, {"kind", OP_KIND}, {"key", OP_KEY},
-    {"range_end", OP_RANGE_END}, {"value", OP_VALUE}, {"value_size", OP_VALUE_SIZE}, {NULL, 0},
+    {"lease", INTEGER(LEASE)}, {"lease_keys", FIELD_LEASE_KEYS}, {"write", BOOLEAN(WRITE)}, {"kind", OP_KIND},
+    {"key", OP_KEY}, {"range_end", OP_RANGE_END}, {"value", OP_VALUE}, {"value_size", OP_VALUE_SIZE}, {NULL, 0},
 };
 static const field id_fields[] = {
     {"user", TEXT(USER)}, {"roles", FIELD_ROLES}, {"cn", TEXT(CN)}, {"peer", TEXT(PEER)},
@@ -254,6 +255,12 @@ static int face_index(lua_State *L) {
     case FIELD_TIME:
         lua_pushnumber(L, (double)view->integers[MOONRAFT_INT_TIME_MICROSECONDS] / 1e6);
         return 1;
+    case FIELD_LEASE_KEYS:
+        if (view->integers[MOONRAFT_INT_LEASE_KEYS] == 0)
+            lua_pushnil(L);
+        else
+            lua_pushinteger(L, view->integers[MOONRAFT_INT_LEASE_KEYS] - 1);
+        return 1;
     case FIELD_PASSWORD:
     case FIELD_TOKEN: {
         int64_t number = view->integers[code == FIELD_TOKEN ? MOONRAFT_INT_TOKEN : MOONRAFT_INT_PASSWORD];
@@ -339,6 +346,40 @@ static int face_has_role(lua_State *L) {
     return 1;
 }
 
+// Whether a text stands in the array at `index`.
+static int contains(lua_State *L, int index, const uint8_t *text, size_t count) {
+    lua_Unsigned length = lua_rawlen(L, index);
+    vm_charge(L, length / 4);
+    int found = 0;
+    for (lua_Unsigned i = 1; i <= length && !found; i++) {
+        lua_rawgeti(L, index, (lua_Integer)i);
+        size_t size;
+        const char *item = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : NULL;
+        found = item && size == count && memcmp(item, text, count) == 0;
+        lua_pop(L, 1);
+    }
+    return found;
+}
+
+// matches(users, roles): see docs/plugin-api.md 5.3.
+static int face_matches(lua_State *L) {
+    moonraft_view *view = live_view(L, check_face(L, MOONRAFT_HANDLE_ID, MOONRAFT_HANDLE_REC));
+    lua_settop(L, 3);
+    int has_users = lua_istable(L, 2), has_roles = lua_istable(L, 3);
+    if (!has_users && !lua_isnil(L, 2)) return luaL_error(L, "users must be an array or nil");
+    if (!has_roles && !lua_isnil(L, 3)) return luaL_error(L, "roles must be an array or nil");
+    int found = !has_users && !has_roles;
+    slice user = view->texts[MOONRAFT_TEXT_USER];
+    if (has_users) {
+        found = contains(L, 2, at(view, user), user.count);
+        if (!found && user.count) found = contains(L, 2, (const uint8_t *)"*", 1);
+    }
+    for (int i = 0; has_roles && i < view->role_count && !found; i++)
+        found = contains(L, 3, at(view, view->roles[i]), view->roles[i].count);
+    lua_pushboolean(L, found);
+    return 1;
+}
+
 static const view_op *checked_op(lua_State *L, moonraft_view **view) {
     handle *h = check_face(L, MOONRAFT_HANDLE_OP, MOONRAFT_HANDLE_OP);
     *view = live_view(L, h);
@@ -409,12 +450,16 @@ void faces_open(lua_State *L) {
         switch (kind) {
         case MOONRAFT_HANDLE_REC:
             set_method(L, "has_role", face_has_role);
+            set_method(L, "matches", face_matches);
             // fall through
         case MOONRAFT_HANDLE_REQ:
             set_method(L, "op", face_op);
             set_method(L, "ops", face_ops);
             break;
-        case MOONRAFT_HANDLE_ID: set_method(L, "has_role", face_has_role); break;
+        case MOONRAFT_HANDLE_ID:
+            set_method(L, "has_role", face_has_role);
+            set_method(L, "matches", face_matches);
+            break;
         case MOONRAFT_HANDLE_OP:
             set_method(L, "within", op_within);
             set_method(L, "touches", op_touches);

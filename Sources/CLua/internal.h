@@ -158,6 +158,10 @@ int json_encode(lua_State *L);
 int json_decode(lua_State *L);
 int json_array(lua_State *L);
 int json_is_array(lua_State *L);
+// Whether a table is marked as an array, as decoded ones are.
+int json_has_array_mark(lua_State *L, int index);
+// shape.c
+int json_shape(lua_State *L);
 int text_base64_encode(lua_State *L);
 int text_base64_decode(lua_State *L);
 int text_hex_encode(lua_State *L);

@@ -108,7 +108,7 @@ static int compare_keys(const void *a, const void *b) {
 
 static void add_value(encoder *e, int index, int depth);
 
-static int has_array_mark(lua_State *L, int index) {
+int json_has_array_mark(lua_State *L, int index) {
     if (!lua_getmetatable(L, index)) return 0;
     lua_rawgetp(L, LUA_REGISTRYINDEX, &key_array);
     int marked = lua_rawequal(L, -1, -2);
@@ -129,7 +129,7 @@ static void add_table(encoder *e, int index, int depth) {
         lua_pop(L, 1);
     }
     vm_charge(L, keys);
-    if (keys == length && (length > 0 || has_array_mark(L, index))) {
+    if (keys == length && (length > 0 || json_has_array_mark(L, index))) {
         add(e, "[", 1);
         for (lua_Unsigned i = 1; i <= length; i++) {
             if (i > 1) add(e, ",", 1);
@@ -488,7 +488,7 @@ int json_array(lua_State *L) {
     lua_settop(L, 1);
     if (luaL_getmetafield(L, 1, "__metatable") != LUA_TNIL) lua_pop(L, 1);
     if (lua_getmetatable(L, 1)) {
-        if (has_array_mark(L, 1)) {
+        if (json_has_array_mark(L, 1)) {
             lua_settop(L, 1);
             return 1;
         }
@@ -501,7 +501,7 @@ int json_array(lua_State *L) {
 
 int json_is_array(lua_State *L) {
     int array = lua_istable(L, 1);
-    if (array && !has_array_mark(L, 1)) {
+    if (array && !json_has_array_mark(L, 1)) {
         lua_Unsigned length = lua_rawlen(L, 1);
         size_t keys = 0;
         lua_pushnil(L);

@@ -149,6 +149,7 @@ lua_CFunction native_find(const char *module, const char *name) {
         {"json", "decode", json_decode},
         {"json", "array", json_array},
         {"json", "is_array", json_is_array},
+        {"json", "shape", json_shape},
         {"base64", "encode", text_base64_encode},
         {"base64", "decode", text_base64_decode},
         {"hex", "encode", text_hex_encode},

@@ -1,6 +1,4 @@
-// Audit records: what they hold, and how they travel from a loop to the plugin thread and back for the next request.
-
-import Synchronization
+// Audit records: what they hold. How they travel to the plugin thread is AuditBatch.swift.
 
 /// One stage of one request, as the `audit` hooks see it (docs/plugin-api.md 5.5).
 ///
@@ -49,37 +47,46 @@ package struct AuditRecord: Sendable {
     package mutating func restart(
         id: String, clusterID: UInt64, memberID: UInt64, identity: PluginIdentity
     ) {
-        var kept: [DecisionRecord] = []
-        swap(&kept, &decisions)
-        kept.removeAll(keepingCapacity: true)
-        var request = PluginRequest(rpc: request.rpc)
-        swap(&request, &self.request)
-        self = AuditRecord(
-            stage: .decided, id: id, microseconds: 0, clusterID: clusterID, memberID: memberID, request: request,
-            identity: identity)
-        decisions = kept
+        // Field by field: a whole new value in place of the old one is copied, with its references counted.
+        stage = .decided
+        self.id = id
+        microseconds = 0
+        self.clusterID = clusterID
+        self.memberID = memberID
+        self.identity = identity
+        if !decisions.isEmpty { decisions.removeAll(keepingCapacity: true) }
+        isAllowed = true
+        code = 0
+        if !message.isEmpty { message = "" }
+        (resultRevision, term, index) = (0, 0, 0)
+        (hooksMicroseconds, queueMicroseconds, raftMicroseconds) = (0, 0, 0)
+        (applyMicroseconds, totalMicroseconds) = (0, 0)
     }
 }
 
-/// A record on its way, passed on by one reference where the record itself is hundreds of bytes and a dozen references.
+/// A record and its size, passed on by one reference where the record itself is hundreds of bytes and a dozen references.
 ///
-/// `@unchecked Sendable`: written by the loop that made it until it is queued, only read from then on, and given back
-/// by its last reader.
+/// `@unchecked Sendable`: confined to the loop that made it, unless it is queued by itself: from then on the plugin
+/// thread alone knows it.
 package final class AuditEntry: @unchecked Sendable {
     package var record: AuditRecord
     /// Bytes that it holds on to, roughly, as of the last ``measure()``.
     package private(set) var bytes = 0
-    fileprivate let home: AuditEntryPool?
 
-    package convenience init(_ record: consuming AuditRecord) {
-        self.init(record, home: nil)
+    package init(_ record: consuming AuditRecord) {
+        self.record = record
         measure()
     }
 
-    fileprivate init(_ record: consuming AuditRecord, home: AuditEntryPool?) {
-        self.record = record
-        self.home = home
+    /// An entry that is yet to be filled.
+    package convenience init() {
+        self.init(
+            AuditRecord(
+                stage: .decided, id: "", microseconds: 0, clusterID: 0, memberID: 0,
+                request: PluginRequest(rpc: .range), identity: Self.nobody))
     }
+
+    private static let nobody = PluginIdentity()
 
     /// Takes the size of the request, which does not change any more.
     package func measure() {
@@ -89,62 +96,25 @@ package final class AuditEntry: @unchecked Sendable {
             return bytes
         }
     }
-
-    /// The record is written, and nobody but the caller knows the entry any more.
-    package func giveBack() { home?.give(self) }
 }
 
-/// Entries of one loop to be used again: what a record is made of is some ten blocks of memory, which are dear when one
-/// thread allocates and another frees them.
+/// Entries of one loop to be used again: what a record is made of is some ten blocks of memory. The one given back last
+/// comes first, since its memory is still in the cache.
 ///
-/// Bound: ``capacity`` entries wait on either side, each of at most ``keptBytes``; others are freed.
-/// `@unchecked Sendable`: `ready` is the loop's, the rest is locked.
-package final class AuditEntryPool: @unchecked Sendable {
+/// Bound: ``capacity`` entries wait, each of at most ``keptBytes``; others are freed.
+package struct AuditEntryPool {
     package static let capacity = 512
     package static let keptBytes = 4096
 
     private var ready: [AuditEntry] = []
-    private struct Returned {
-        var entries: [AuditEntry] = []
-        var isClosed = false
-    }
-
-    /// What other threads gave back.
-    private let returned = Mutex(Returned())
 
     package init() {}
 
-    /// An entry whose record is of no particular request. On the loop only.
-    package func take() -> AuditEntry {
-        if ready.isEmpty {
-            returned.withLock { state in
-                if !state.isClosed { swap(&ready, &state.entries) }
-            }
-        }
-        if let entry = ready.popLast() { return entry }
-        return AuditEntry(
-            AuditRecord(
-                stage: .decided, id: "", microseconds: 0, clusterID: 0, memberID: 0,
-                request: PluginRequest(rpc: .range),
-                identity: Self.nobody),
-            home: self)
-    }
+    /// An entry whose record is of no particular request.
+    package mutating func take() -> AuditEntry { ready.popLast() ?? AuditEntry() }
 
-    private static let nobody = PluginIdentity()
-
-    fileprivate func give(_ entry: AuditEntry) {
-        guard entry.bytes <= Self.keptBytes else { return }
-        returned.withLock { state in
-            if !state.isClosed && state.entries.count < Self.capacity { state.entries.append(entry) }
-        }
-    }
-
-    /// Frees what waits: entries refer to their pool, so one that is not closed is never freed.
-    package func close() {
-        ready.removeAll()
-        returned.withLock { state in
-            state.entries.removeAll()
-            state.isClosed = true
-        }
+    /// Nobody but the caller knows the entry any more.
+    package mutating func give(_ entry: AuditEntry) {
+        if ready.count < Self.capacity && entry.bytes <= Self.keptBytes { ready.append(entry) }
     }
 }

@@ -8,7 +8,7 @@ import Configuration
 /// The typed schema of one configuration key of a plugin, read from its manifest.
 package struct ConfigSchema: Sendable {
     package indirect enum Kind: Sendable {
-        case string, integer, float, boolean, duration, size, file
+        case string, integer, float, boolean, duration, time, size, file
         case array(ConfigSchema)
         case table([(name: String, schema: ConfigSchema)])
         case map(ConfigSchema)
@@ -20,6 +20,7 @@ package struct ConfigSchema: Sendable {
             case .float: "float"
             case .boolean: "boolean"
             case .duration: "duration"
+            case .time: "time"
             case .size: "size"
             case .file: "file"
             case .array: "array"
@@ -43,7 +44,7 @@ package struct ConfigSchema: Sendable {
         "type", "help", "required", "default", "min", "max", "enum", "pattern", "secret", "items", "fields", "values",
     ]
     private static let kinds = [
-        "string", "integer", "float", "boolean", "duration", "size", "file", "array", "table", "map",
+        "string", "integer", "float", "boolean", "duration", "time", "size", "file", "array", "table", "map",
     ]
     /// Schemas nest at most this deep.
     private static let maximumDepth = 8
@@ -64,6 +65,7 @@ package struct ConfigSchema: Sendable {
         case "float": kind = .float
         case "boolean": kind = .boolean
         case "duration": kind = .duration
+        case "time": kind = .time
         case "size": kind = .size
         case "file": kind = .file
         case "array": kind = .array(try inner(reader, "items", depth))
@@ -123,7 +125,7 @@ package struct ConfigSchema: Sendable {
         case .float:
             if let number = value.float { return number }
             return try reader.integer(key).map(Double.init)
-        case .boolean, .file, .table: throw reader.error(key, "\(kind.name) has no bounds")
+        case .boolean, .time, .file, .table: throw reader.error(key, "\(kind.name) has no bounds")
         default: return try reader.integer(key).map(Double.init)
         }
     }
@@ -170,6 +172,11 @@ package struct ConfigSchema: Sendable {
                 throw fail(error.message)
             }
             try check(seconds, "seconds", fail)
+            return .number(seconds)
+        case .time:
+            guard let text = value.string, let seconds = Timestamp.parse(text) else {
+                throw fail("expected a time in the form of RFC 3339, such as \"2030-01-01T00:00:00Z\"")
+            }
             return .number(seconds)
         case .size:
             guard let text = value.string else { throw expected("a size as a string, such as \"64KiB\"") }

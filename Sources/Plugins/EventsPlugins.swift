@@ -123,6 +123,7 @@ package final class EventsPlugins {
         auditors = set.chain(.audit).compactMap { index in
             vms[index].map { Auditor(set.plugins[index], $0) }
         }
+        precondition(auditors.count <= UInt64.bitWidth, "\(auditors.count) plugins with an audit hook")
     }
 
     // MARK: - Audit
@@ -135,37 +136,69 @@ package final class EventsPlugins {
         case failed(text: String)
     }
 
-    /// Runs the `audit` hooks on a batch and flushes sinks once at its end. Outcomes are in the order of `records`.
-    package func audit(_ records: [AuditEntry]) -> [AuditOutcome] {
-        var outcomes = [AuditOutcome](repeating: .written, count: records.count)
-        for i in records.indices {
-            let entry = records[i]
-            var isShown = false
-            for a in auditors.indices where auditors[a].wants(entry) {
-                // All hooks see the record through the same view: none of them can change it.
-                if !isShown {
-                    show(entry)
-                    isShown = true
-                }
-                if let problem = auditOne(auditors[a].plugin, auditors[a].vm), auditors[a].isRequired {
-                    outcomes[i] = .failed(text: "plugin \(auditors[a].plugin.id): \(problem)")
-                }
-            }
+    /// What came of one record so far: whether it is written shows with ``flushAudit()``.
+    package struct AuditReceipt: Sendable {
+        /// The required plugins that it was given to, a bit each.
+        fileprivate var takers: UInt64 = 0
+        fileprivate var problem: String?
+        /// Nobody requires it: the outcome is `written` whatever happens.
+        package var isOptional: Bool { takers == 0 && problem == nil }
+    }
+
+    /// Required plugins whose sink failed, with the text for those who wait.
+    package struct AuditFlush: Sendable {
+        fileprivate var failures: [(taker: UInt64, text: String)] = []
+
+        package func outcome(_ receipt: AuditReceipt) -> AuditOutcome {
+            let failure = failures.last { $0.taker & receipt.takers != 0 }
+            return (failure?.text ?? receipt.problem).map { .failed(text: $0) } ?? .written
         }
-        // Entries are used again once they are written: nothing here may hold on to their memory.
-        scope.record = nil
-        scope.request = PluginRequest(rpc: .range)
-        for auditor in auditors {
+    }
+
+    /// Runs the `audit` hooks on a record.
+    package func audit(_ entry: AuditEntry) -> AuditReceipt {
+        var receipt = AuditReceipt()
+        var isShown = false
+        for a in auditors.indices where auditors[a].wants(entry) {
+            // All hooks see the record through the same view: none of them can change it.
+            if !isShown {
+                show(entry)
+                isShown = true
+            }
+            let problem = auditOne(auditors[a].plugin, auditors[a].vm)
+            guard auditors[a].isRequired else { continue }
+            receipt.takers |= 1 << UInt64(a)
+            if let problem { receipt.problem = "plugin \(auditors[a].plugin.id): \(problem)" }
+        }
+        if isShown {
+            // The entry is used again: nothing here may hold on to its memory.
+            scope.record = nil
+            scope.request.ops = []
+        }
+        return receipt
+    }
+
+    /// Writes out what the hooks wrote since the last time.
+    package func flushAudit() -> AuditFlush {
+        var flush = AuditFlush()
+        for a in auditors.indices {
             do {
-                try auditor.vm.flushSinks()
+                try auditors[a].vm.flushSinks()
             } catch {
-                auditor.plugin.log(.error, "audit sink failed", [("error", error.message)])
-                guard auditor.isRequired else { continue }
-                let text = "plugin \(auditor.plugin.id): the audit record cannot be written"
-                for (i, entry) in records.enumerated() where auditor.wants(entry) { outcomes[i] = .failed(text: text) }
+                auditors[a].plugin.log(.error, "audit sink failed", [("error", error.message)])
+                guard auditors[a].isRequired else { continue }
+                let text = "plugin \(auditors[a].plugin.id): the audit record cannot be written"
+                flush.failures.append((1 << UInt64(a), text))
             }
         }
-        return outcomes
+        return flush
+    }
+
+    /// Both for a batch. Outcomes are in the order of `records`.
+    package func audit(_ records: [AuditEntry]) -> [AuditOutcome] {
+        let receipts = records.map { audit($0) }
+        let flush = flushAudit()
+        return receipts.map(flush.outcome)
     }
 
     private func show(_ entry: AuditEntry) {

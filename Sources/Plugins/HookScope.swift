@@ -62,6 +62,7 @@ final class HookScope {
         if request.revision != 0 { set(MOONRAFT_INT_REVISION, request.revision) }
         if request.ttl != 0 { set(MOONRAFT_INT_TTL, request.ttl) }
         if request.lease != 0 { set(MOONRAFT_INT_LEASE, request.lease) }
+        if let keys = request.leaseKeys { set(MOONRAFT_INT_LEASE_KEYS, Int64(keys) + 1) }
         showOps()
     }
 

@@ -4,7 +4,8 @@ import CLua
 /// what capability they need, and from which the editor types are generated.
 enum HostFunction: Int32, CaseIterable {
     case logDebug, logInfo, logWarn, logError
-    case jsonEncode, jsonDecode, jsonArray, jsonIsArray
+    case hookSkip
+    case jsonEncode, jsonDecode, jsonArray, jsonIsArray, jsonShape
     case base64Encode, base64Decode, hexEncode, hexDecode
     case hashSHA256, hashHMAC, hashCRC32
     case globMatch, prefixOf
@@ -67,6 +68,10 @@ enum HostFunction: Int32, CaseIterable {
         case .logInfo: Self.log("info")
         case .logWarn: Self.log("warn")
         case .logError: Self.log("error")
+        case .hookSkip:
+            Definition(
+                "hook", "skip", [.initialize], [.init("name", "\"authz\"|\"admit_mutate\"|\"admit_validate\"")],
+                "The hook has nothing to do with this configuration, and is not called while the set is loaded.")
         case .jsonEncode:
             Definition(
                 "json", "encode", .everything,
@@ -84,6 +89,11 @@ enum HostFunction: Int32, CaseIterable {
             Definition(
                 "json", "is_array", .everything, [.init("value", "any")], returns: ["boolean"], native: true,
                 "Whether a table is a JSON array.")
+        case .jsonShape:
+            Definition(
+                "json", "shape", .everything, [.init("fields", "table<string, string>"), .init("closed?", "boolean")],
+                returns: ["fun(text: string): string?"], native: true,
+                "A function that tells what is wrong with a JSON text, or nil; path of a field = its type.")
         case .base64Encode:
             Definition(
                 "base64", "encode", .everything, [.init("bytes", "string"), .init("form?", "\"standard\"|\"url\"")],

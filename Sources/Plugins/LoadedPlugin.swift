@@ -79,7 +79,8 @@ package final class PluginSharedState: Sendable {
 /// A package bound once, checked: everything that its VMs need and that never changes while the set is loaded.
 ///
 /// `@unchecked Sendable`: the C tables behind the pointers are written in `init` and freed in `deinit`, and
-/// only read in between; the rest is immutable or locked.
+/// only read in between; `hooks` changes while the set is checked, before anyone else knows the object; the rest is
+/// immutable or locked.
 package final class LoadedPlugin: @unchecked Sendable {
     package let id: String
     package let manifest: PluginManifest
@@ -95,8 +96,11 @@ package final class LoadedPlugin: @unchecked Sendable {
     package let metrics: MetricRegistry
     package let environment: PluginEnvironment
 
-    /// Hooks that run at all: none in mode `off`.
-    package let hooks: HookSet
+    /// Hooks that run at all: none in mode `off`, none that `init` said it does not need.
+    package private(set) var hooks: HookSet
+    /// Hooks that a configuration may make needless. Whether a plugin checks credentials or writes records is told by
+    /// its binding alone.
+    static let skippable: HookSet = [.authz, .admitMutate, .admitValidate]
     private let openHooks: HookSet
     /// The configuration as `init` gets it, encoded.
     let configuration: [UInt8]
@@ -246,6 +250,9 @@ package final class LoadedPlugin: @unchecked Sendable {
         return open
     }
 
+    /// Leaves out a hook for good. For the check of a set only.
+    func skip(_ hook: PluginHook) { hooks.subtract(hook.set) }
+
     package func failurePolicy(_ hook: PluginHook) -> FailurePolicy { openHooks.contains(hook) ? .open : .closed }
 
     func budget(_ hook: PluginHook) -> moonraft_budget {
@@ -304,12 +311,14 @@ enum KeyMatch {
     }
 
     static func hasPrefix(_ key: [UInt8], _ prefix: [UInt8]) -> Bool {
+        key.withUnsafeBytes { hasPrefix($0, prefix) }
+    }
+
+    static func hasPrefix(_ key: UnsafeRawBufferPointer, _ prefix: [UInt8]) -> Bool {
         guard key.count >= prefix.count else { return false }
-        return key.withUnsafeBytes { key in
-            prefix.withUnsafeBytes { prefix in
-                guard let a = key.baseAddress, let b = prefix.baseAddress else { return prefix.isEmpty }
-                return memcmp(a, b, prefix.count) == 0
-            }
+        return prefix.withUnsafeBytes { prefix in
+            guard let a = key.baseAddress, let b = prefix.baseAddress else { return prefix.isEmpty }
+            return memcmp(a, b, prefix.count) == 0
         }
     }
 }

@@ -87,7 +87,10 @@ package enum LuaTypes {
         """
 
     private static let fields: [String: String] = [
-        "req": requestFields + operationFields,
+        "req": requestFields + operationFields + """
+            ---@field lease_keys integer?
+
+            """,
         "op": operationFields + """
             ---@field path string
             ---@field write boolean
@@ -142,12 +145,15 @@ package enum LuaTypes {
         "---Op `i`, from 1.\n---@param i integer\n---@return moonraft.op?\nfunction SELF:op(i) end\n\n",
         "---All ops: `for i, op in SELF:ops() do`.\n---@return fun(): integer, moonraft.op\nfunction SELF:ops() end\n\n",
     ]
-    private static let hasRole = "---@param name string\n---@return boolean\nfunction SELF:has_role(name) end\n\n"
+    private static let roles = [
+        "---@param name string\n---@return boolean\nfunction SELF:has_role(name) end\n\n",
+        "---Whether the caller is one of the users (`*`: any with a name; the empty text: one without) or has one of the roles; with neither list, always.\n---@param users string[]?\n---@param roles string[]?\n---@return boolean\nfunction SELF:matches(users, roles) end\n\n",
+    ]
 
     private static let natives: [String: [String]] = [
         "req": operations.map { $0.replacing("SELF", with: "req") },
-        "rec": (operations + [hasRole]).map { $0.replacing("SELF", with: "rec") },
-        "id": [hasRole.replacing("SELF", with: "id")],
+        "rec": (operations + roles).map { $0.replacing("SELF", with: "rec") },
+        "id": roles.map { $0.replacing("SELF", with: "id") },
         "op": [
             "---Every key of the op lies below the prefix.\n---@param prefix string\n---@return boolean\nfunction op:within(prefix) end\n\n",
             "---Some key of the op's range may lie below the prefix.\n---@param prefix string\n---@return boolean\nfunction op:touches(prefix) end\n\n",

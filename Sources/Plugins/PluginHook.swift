@@ -63,8 +63,8 @@ package struct HookSet: OptionSet, Sendable, Hashable {
     static let shutdown = PluginHook.shutdown.set
     static let test = HookSet(rawValue: 1 << UInt32(MOONRAFT_PHASE_TEST))
 
-    static let request: HookSet = [.authn, .authz, .admitMutate, .admitValidate]
-    static let everything = HookSet(rawValue: (1 << UInt32(MOONRAFT_PHASES)) - 1)
+    package static let request: HookSet = [.authn, .authz, .admitMutate, .admitValidate]
+    package static let everything = HookSet(rawValue: (1 << UInt32(MOONRAFT_PHASES)) - 1)
     static let running = everything.subtracting(.load)
     static let reading: HookSet = [request, .audit, .onEvent, .metricsCollect, .health, .test]
 

@@ -65,6 +65,10 @@ package struct PluginRequest: Sendable, Equatable {
     package var ttl: Int64 = 0
     /// Lease calls: the lease.
     package var lease: Int64 = 0
+    /// lease_revoke: how many keys hang on the lease. They then are the ops, as deletes; nil, and no ops, when the
+    /// lease is not known or has more than ``maximumLeaseKeys``.
+    package private(set) var leaseKeys: Int?
+    package static let maximumLeaseKeys = 1_000
     /// Compact: the revision.
     package var revision: Int64 = 0
     /// user_admin, role_admin: the user or role; member_add, member_update: the
@@ -78,10 +82,24 @@ package struct PluginRequest: Sendable, Equatable {
 
     /// Makes it another request of as many operations, which the caller fills anew.
     package mutating func become(_ rpc: RPCKind) {
-        var memory: [PluginOp] = []
-        swap(&memory, &ops)
-        self = PluginRequest(rpc: rpc)
-        ops = memory
+        self.rpc = rpc
+        (ttl, lease, revision) = (0, 0, 0)
+        leaseKeys = nil
+        if !name.isEmpty { name = "" }
+    }
+
+    /// Shows what a revocation deletes.
+    package mutating func attach(leaseKeys keys: [[UInt8]]) {
+        guard keys.count <= Self.maximumLeaseKeys else { return }
+        leaseKeys = keys.count
+        ops = keys.map { PluginOp(kind: .deleteRange, key: $0) }
+    }
+
+    /// Makes it again what the client asked for.
+    package mutating func detachLeaseKeys() {
+        guard leaseKeys != nil else { return }
+        leaseKeys = nil
+        ops = []
     }
 
     package var isWrite: Bool { rpc.changesState || (rpc == .txn && ops.contains { $0.isWrite }) }

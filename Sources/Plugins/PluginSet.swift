@@ -162,7 +162,18 @@ package final class PluginSet: Sendable {
         return found
     }
 
-    /// Whether any hook may run for a call on one key or range. Each call asks, so nothing is copied.
+    /// The same for one key. Each put asks, so nothing is copied.
+    package func selects(_ rpc: RPCKind, key: UnsafeRawBufferPointer) -> HookSet {
+        var found = matchers[Int(rpc.rawValue)].always
+        for i in matchers[Int(rpc.rawValue)].prefixes.indices {
+            let hooks = matchers[Int(rpc.rawValue)].prefixes[i].hooks
+            if found.isSuperset(of: hooks) { continue }
+            if KeyMatch.hasPrefix(key, matchers[Int(rpc.rawValue)].prefixes[i].prefix) { found.formUnion(hooks) }
+        }
+        return found
+    }
+
+    /// Whether any hook may run for a call on one key or range. Nothing is copied for hooks that are bound to every key.
     package func selectsAny(_ rpc: RPCKind, key: UnsafeRawBufferPointer, rangeEnd: UnsafeRawBufferPointer) -> Bool {
         if hooksByRPC[Int(rpc.rawValue)].isEmpty { return false }
         if !matchers[Int(rpc.rawValue)].always.isEmpty { return true }

@@ -123,12 +123,21 @@ extension PluginVM {
         }
     }
 
+    /// Counts where the set is checked, which is before any loop asks for the hooks of a plugin.
+    private func skipHook(_ name: String) throws(HostError) {
+        guard let hook = PluginHook(name: name), LoadedPlugin.skippable.contains(hook) else {
+            throw HostError("name must be \"authz\", \"admit_mutate\" or \"admit_validate\"")
+        }
+        if isCheck { plugin.skip(hook) }
+    }
+
     private func run(_ function: HostFunction, _ a: HostArguments, _ vm: OpaquePointer) throws(HostError) {
         switch function {
         case .logDebug: try log(.debug, a)
         case .logInfo: try log(.info, a)
         case .logWarn: try log(.warning, a)
         case .logError: try log(.error, a)
+        case .hookSkip: try skipHook(try a.string(0, "name"))
         case .hashSHA256: try hash(a, vm)
         case .hashHMAC: try hmac(a, vm)
         case .timeNow: moonraft_vm_return_number(vm, plugin.environment.clock.now())
@@ -193,7 +202,8 @@ extension PluginVM {
         case .recordDecisions: try recordDecisions(vm)
         case .recordJSON: try recordJSON(a, vm)
         case .recordCount: try recordCount(vm)
-        case .jsonEncode, .jsonDecode, .jsonArray, .jsonIsArray, .base64Encode, .base64Decode, .hexEncode, .hexDecode,
+        case .jsonEncode, .jsonDecode, .jsonArray, .jsonIsArray, .jsonShape, .base64Encode, .base64Decode, .hexEncode,
+            .hexDecode,
             .hashCRC32, .globMatch, .prefixOf, .test, .testCall:
             throw HostError("not a host function")
         }
@@ -309,6 +319,7 @@ extension PluginVM {
     private func setOp(_ function: HostFunction, _ a: HostArguments) throws(HostError) {
         let index = try a.handle(0, MOONRAFT_HANDLE_OP, "self")
         guard scope.request.ops.indices.contains(index) else { throw HostError("this request has no such op") }
+        guard scope.request.leaseKeys == nil else { throw HostError("the keys of a lease cannot be changed") }
         let kind = scope.request.ops[index].kind
         func only(_ kinds: PluginOp.Kind...) throws(HostError) {
             guard kinds.contains(kind) else { throw HostError("this op cannot be changed so") }

@@ -46,7 +46,10 @@ import Testing
             eq(r.value_size, nil) eq(d.range_end, '\\0') eq(d.write, true) eq(a:op(6), nil) eq(a:op(0), nil)
             eq(p:within('/p'), true) eq(p:within('/q'), false) eq(r:within('/'), true) eq(r:within('/r'), false) eq(r:touches('/r'), true)
             eq(r:touches('/y/'), true) eq(r:touches('/z'), false) eq(r:touches('/a'), false) eq(d:touches('/zz'), true) eq(d:within('/'), false)
-            eq(b.user, 'alice') eq(b.roles[1], 'writer') eq(b:has_role('writer'), true) eq(b:has_role('x'), false) eq(b.cn, 'cn-a')
+            eq(b.user, 'alice') eq(b.roles[1], 'writer') eq(b:has_role('writer'), true) eq(b:has_role('x'), false)
+            eq(b:matches(), true) eq(b:matches({'bob', 'alice'}), true) eq(b:matches({'*'}), true) eq(b:matches({''}), false)
+            eq(b:matches({}, {}), false) eq(b:matches({'bob'}, {'x', 'writer'}), true) eq(b:matches(nil, {'writer '}), false)
+            eq(pcall(b.matches, b, 'alice'), false) eq(b.cn, 'cn-a')
             eq(b.peer, '127.0.0.1:5') eq(b.source, 'core')
             """
         let loop = try fixture.loop(hook: "admit_validate", body: body)
@@ -219,6 +222,81 @@ import Testing
         #expect(
             fixture.loadError("[[plugin]]\nname = \"p\"\n[plugin.match]\nrpcs = [\"watch\"]")
                 == "node.toml:4:8: plugin.match.rpcs: watch does not pass the admission hooks")
+    }
+
+    @Test func skippedHooksAreNotSelected() throws {
+        let fixture = try PluginFixture()
+        func load(_ skip: String, _ hook: String = "authz") throws -> PluginSet {
+            try fixture.package(
+                "p", manifest: "hooks = [\"init\", \"\(hook)\", \"audit\"]",
+                lua: """
+                    return {
+                      init = function() \(skip) end,
+                      \(hook) = function() return false, 'no' end,
+                      audit = function() end,
+                    }
+                    """)
+            return try fixture.load("[[plugin]]\nname = \"p\"")
+        }
+        let asked = try load("")
+        #expect(asked.selects(.put) == [.authz, .audit])
+        #expect(!LoopPlugins(asked).authorize(put("/a"), alice).isAllowed)
+        let skipped = try load("hook.skip('authz')")
+        #expect(skipped.selects(.put) == [.audit] && skipped.chain(.authz).isEmpty)
+        let loop = LoopPlugins(skipped)
+        #expect(loop.authorize(put("/a"), alice) == .allow && loop.records.isEmpty)
+        for hook in ["admit_mutate", "admit_validate"] {
+            #expect(try load("hook.skip('\(hook)')", hook).selects(.put) == [.audit])
+        }
+        // What a machine says later, when it is built for a loop or anew, changes nothing any more.
+        let late = try load("if time.now() > 1700000000 then hook.skip('authz') end")
+        fixture.clock.advance(1)
+        #expect(!LoopPlugins(late).authorize(put("/a"), alice).isAllowed)
+        for bad in ["audit", "authn", "init", "x"] {
+            #expect(throws: PluginError.self) { try load("hook.skip('\(bad)')") }
+        }
+        #expect(!LoopPlugins(try load("", "authz")).authorize(put("/a"), alice).isAllowed)
+    }
+
+    @Test func shapesOfDocuments() throws {
+        let fixture = try PluginFixture()
+        let body = """
+            local function eq(x, y) if x ~= y then error(tostring(x) .. ' is not ' .. tostring(y), 2) end end
+            local any, list = json.shape{}, json.shape({ [''] = 'array', ['*'] = 'object', ['*.n'] = 'integer|null' }, true)
+            eq(any('7'), nil) eq(any('{"a":[{}]}'), nil) eq(any('{'), 'the document is not JSON: expected a key at byte 2')
+            eq(list('[{"n":1},{"n":null},{"n":2.0}]'), nil) eq(list('[]'), nil)
+            eq(list('[{"n":1},{"n":1.5}]'), '[1].n must be integer|null, is number')
+            eq(list('[{"n":1,"m":2}]'), '[0].m is not allowed') eq(list('[{}]'), '[0].n is missing')
+            eq(list('[7]'), '[0] must be object, is integer') eq(list('null'), 'the document must be array, is null')
+            local map = json.shape{ ['*'] = 'any', x = 'string?' }
+            eq(map('{"y":[1],"z":false}'), nil) eq(map('{"x":1}'), 'x must be string, is integer')
+            eq(map('"text"'), 'the document must be object, is string')
+            eq(map('"a\\\\u0000b"'), 'the document must be object, is string')
+            eq(json.shape({ a = 'object' }, true)('{"a":{"b":1}}'), nil)
+            for _, bad in ipairs{ { a = 1 }, { 'string' }, { a = '' }, { a = 'int' }, { ['a.b'] = 'any' }, { ['a\0b'] = 'any' } } do
+              eq(pcall(json.shape, bad), false)
+            end
+            local many = {} for i = 1, 1025 do many['f' .. i] = 'any' end
+            eq(select(2, pcall(json.shape, many)), 'a shape has at most 1024 fields')
+            eq(pcall(any), false) eq(pcall(any, 7), false)
+            -- As deep as a document may be, and one level more.
+            local function deep(n) return ('['):rep(n) .. (']'):rep(n) end
+            local fields = { [''] = 'array' }
+            for i = 1, 40 do fields[('*.'):rep(i):sub(1, -2)] = 'array' end
+            local nested = json.shape(fields)
+            eq(nested(deep(33)), nil) eq(nested(deep(34)):find('nested too deep', 1, true) ~= nil, true)
+            """
+        let loop = try fixture.loop(hook: "admit_validate", body: body)
+        #expect(loop.validate(put("/a"), alice) == .allow, "\(loop.records.last?.detail?.text ?? "")")
+        // The work is charged: a large document cannot hold a loop beyond its budget.
+        let tight = try PluginFixture().loop(
+            hook: "admit_validate", body: "return check(a.value) == nil",
+            binding: "[plugin.budget]\ninstructions = 20000",
+            head: "local check = json.shape{ [''] = 'array', ['*'] = 'integer' }")
+        #expect(tight.validate(put("/a", "[1,2,3]"), alice) == .allow)
+        let long = "[" + String(repeating: "1,", count: 20_000) + "1]"
+        #expect(!tight.validate(put("/a", long), alice).isAllowed)
+        #expect(tight.records.last?.detail?.text.contains("instruction budget") == true)
     }
 
     @Test func hostFunctionsKnowTheirHooks() throws {

@@ -71,7 +71,7 @@ import Testing
         ),
         (
             "hooks = [\"health\"]\n[config.x]\ntype = \"strin\"",
-            "plugins/p/plugin.toml:6:8: config.x.type: unknown type \"strin\"; the types are string, integer, float, boolean, duration, size, file, array, table, map"
+            "plugins/p/plugin.toml:6:8: config.x.type: unknown type \"strin\"; the types are string, integer, float, boolean, duration, time, size, file, array, table, map"
         ),
         (
             "hooks = [\"health\"]\n[config.x]\ntype = \"integer\"\ndefault = 0\nmin = 1",
@@ -118,6 +118,8 @@ import Testing
         [config.wait]
         type = "duration"
         max = "10s"
+        [config.end]
+        type = "time"
         [config.room]
         type = "size"
         [config.rules]
@@ -142,6 +144,10 @@ import Testing
         ("kind = \"c\"", "4:8: plugin.config.kind: must be one of \"a\", \"b\", is \"c\""),
         ("wait = \"11s\"", "4:8: plugin.config.wait: must be at most 10 seconds, is 11 seconds"),
         ("wait = 5", "4:8: plugin.config.wait: expected a duration as a string, such as \"10s\", found an integer"),
+        (
+            "end = \"soon\"",
+            "4:7: plugin.config.end: expected a time in the form of RFC 3339, such as \"2030-01-01T00:00:00Z\""
+        ),
         (
             "room = \"many\"",
             "4:8: plugin.config.room: expected a size such as \"64MiB\", \"1.5MiB\" or a number of bytes, found \"many\""
@@ -297,6 +303,8 @@ import Testing
                 default = 1
                 [config.wait]
                 type = "duration"
+                [config.end]
+                type = "time"
                 [config.room]
                 type = "size"
                 [config.list]
@@ -313,7 +321,7 @@ import Testing
                 """,
             lua: """
                 return { init = function(c)
-                  assert(c.n == 1.0 and c.wait == 1.5 and c.room == 65536 and c.list[1].a == 7 and next(c.list[2]) == nil)
+                  assert(c.n == 1.0 and c.wait == 1.5 and c["end"] == 1700000000.5 and c.room == 65536 and c.list[1].a == 7 and next(c.list[2]) == nil)
                   assert(tostring(c.key) == "<secret>" and c.key:equals("hush") and not c.key:equals("x") and c.key:length() == 4)
                   assert(c.other:equals("inline") and c.key:sha256() == hash.sha256("hush") and c.key:verify_sha256(hash.sha256("saltxhush"), "saltx"))
                   assert(c.file:read() == "hush\\n" and c.file:path():find("secret.txt$") and c.absent == nil)
@@ -325,6 +333,7 @@ import Testing
                 + """
                 [plugin.config]
                 wait = "1500ms"
+                end = "2023-11-14T23:13:20.5+01:00"
                 room = "64KiB"
                 list = [{ a = 7 }, {}]
                 key = { file = "secret.txt" }

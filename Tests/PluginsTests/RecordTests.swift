@@ -54,26 +54,49 @@ import Testing
     }
 
     @Test func poolIsBounded() {
-        let pool = AuditEntryPool()
+        var pool = AuditEntryPool()
         let first = pool.take()
-        first.measure()
-        first.giveBack()
+        pool.give(first)
         #expect(pool.take() === first)
         let large = pool.take()
         large.record.request = put("/k", String(repeating: "v", count: AuditEntryPool.keptBytes))
         large.measure()
-        large.giveBack()
+        pool.give(large)
         #expect(pool.take() !== large)
         let many = (0..<AuditEntryPool.capacity + 10).map { _ in pool.take() }
-        for entry in many { entry.giveBack() }
+        for entry in many { pool.give(entry) }
         let known = Set(many.map { ObjectIdentifier($0) })
         let again = (0..<many.count).map { _ in pool.take() }
         #expect(again.filter { known.contains(ObjectIdentifier($0)) }.count == AuditEntryPool.capacity)
-        pool.close()
-        first.giveBack()
-        #expect(pool.take() !== first)
-        // An entry made by hand belongs to no pool.
-        AuditEntry(filled()).giveBack()
+    }
+
+    @Test func batchesCarryRecordsWhole() throws {
+        let fixture = try PluginFixture()
+        try fixture.package("p", manifest: "hooks = [\"health\"]", lua: "return { health = function() end }")
+        let plugin = try #require(try fixture.load("[[plugin]]\nname = \"p\"").plugins.first)
+        var second = filled()
+        second.decisions = [DecisionRecord(plugin: plugin, hook: .authz, verdict: .deny, microseconds: 1, detail: nil)]
+        second.request.ops += put("/b", "").ops + get("/c", end: "/d").ops
+        var third = filled()
+        third.request = PluginRequest(rpc: .status)
+        let records = [filled(), second, third, filled()]
+        var batch = AuditBatch()
+        // One entry for all: nothing of one record shows in the next, on either side.
+        let entry = AuditEntry()
+        for record in records {
+            entry.record = record
+            entry.measure()
+            batch.append(entry)
+            #expect(contents(entry.record) == contents(record))
+        }
+        #expect(batch.count == 4 && batch.heldBytes == records.reduce(0) { $0 + AuditEntry($1).bytes })
+        var seen = 0
+        let reader = AuditEntry()
+        batch.forEach(into: reader) {
+            #expect(contents(reader.record) == contents(records[seen]))
+            seen += 1
+        }
+        #expect(seen == 4 && AuditBatch(like: batch).count == 0)
     }
 
     @Test func prefixHoldsARangeWhenItHoldsItsKeys() {

@@ -23,12 +23,12 @@ import Testing
                 "grpc: received message larger than max (1001 vs. 1000)"
             ),
             (
-                "compressed flag", grpcMessage([1], flag: 1), [], "13",
+                "compressed flag", grpcMessage([1], flag: 1), [], "12",
                 "grpc: compressed flag set with identity or empty encoding"
             ),
             (
                 "compressed flag, identity", grpcMessage([1], flag: 1), [("grpc-encoding", "identity")],
-                "13", "grpc: compressed flag set with identity or empty encoding"
+                "12", "grpc: compressed flag set with identity or empty encoding"
             ),
             (
                 "format 7", grpcMessage([1], flag: 7), [], "13",

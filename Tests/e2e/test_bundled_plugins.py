@@ -280,6 +280,7 @@ def test_calls_without_keys(robot, admin, anonymous):
     robot.call("Cluster.MemberList")
     lease = robot.grant(60).ID
     robot.keep_alive(lease)
+    admin.put(b"/private/leased", b"v", lease=lease)
     for client in (robot, anonymous):
         with refused("PERMISSION_DENIED", DENIED):
             client.compact(1)
@@ -299,6 +300,33 @@ def test_calls_without_keys(robot, admin, anonymous):
     with refused("PERMISSION_DENIED", DENIED):
         anonymous.call("Maintenance.Status")
     admin.revoke(lease)
+
+
+def test_a_lease_is_revoked_by_who_may_delete_its_keys(server, robot, alice, admin, anonymous):
+    mixed, own, empty = (admin.grant(60).ID for _ in range(3))
+    robot.put(b"/shared/leased", b"v", lease=mixed)
+    robot.put(b"/shared/leased-too", b"v", lease=own)
+    alice.put(b"/alice/leased", b"v", lease=mixed)
+    with refused("PERMISSION_DENIED", DENIED):
+        robot.revoke(mixed)
+    assert robot.get(b"/shared/leased")
+    for lease in (own, empty):
+        with refused("PERMISSION_DENIED", DENIED):
+            anonymous.revoke(lease)
+    robot.revoke(own)
+    assert not robot.get(b"/shared/leased-too") and robot.get(b"/shared/leased")
+    robot.revoke(empty)
+    # A lease that is not there counts as one that may hold anything; who may do everything hears the truth.
+    with refused("PERMISSION_DENIED", DENIED):
+        robot.revoke(empty)
+    with refused("NOT_FOUND", "etcdserver: requested lease not found"):
+        admin.revoke(empty)
+    alice.revoke(mixed)
+    assert not alice.get(b"/alice/leased")
+    # The record says what was asked for, not what went with it.
+    revoked = eventually(lambda: [r for r in records(server) if r["rpc"] == "lease_revoke" and r.get("lease") == own
+                                  and r["stage"] == "completed" and r.get("user") == "robot"])
+    assert len(revoked) == 1 and revoked[0]["code"] == 0 and "ops" not in revoked[0]
 
 
 def test_health_probes_need_no_user(server):

@@ -19,19 +19,6 @@ local function set(names)
   return result
 end
 
-local function has_role(rule, rec)
-  for _, role in ipairs(rule.roles) do
-    if rec:has_role(role) then return true end
-  end
-  return false
-end
-
--- With users and roles, one of them is enough.
-local function concerns_caller(rule, rec)
-  if not rule.users and not rule.roles then return true end
-  return rule.users and rule.users[rec.user or ""] or rule.roles and has_role(rule, rec)
-end
-
 -- The rules that a record of this call can match, up to the first that matches all of them. Made once, since most
 -- records are of few calls.
 local function rules_for(rpc, allowed)
@@ -77,7 +64,7 @@ local function rank_of(rec)
   local rest = default_rank -- the level where none of them matches
   local rpc, allowed = rec.rpc, rec.allowed
   for _, rule in ipairs(by_call[allowed][rpc] or rules_for(rpc, allowed)) do
-    if concerns_caller(rule, rec) then
+    if rec:matches(rule.users, rule.roles) then
       if not rule.prefixes then
         rest = rule.rank
         break
@@ -101,7 +88,7 @@ function M.init(conf)
   default_rank = RANK[conf.level]
   for i, rule in ipairs(conf.rules) do
     rules[i] = {
-      rank = RANK[rule.level], rpcs = set(rule.rpcs), prefixes = rule.prefixes, users = set(rule.users),
+      rank = RANK[rule.level], rpcs = set(rule.rpcs), prefixes = rule.prefixes, users = rule.users,
       roles = rule.roles, denied = rule.denied,
     }
   end

@@ -92,6 +92,15 @@ function log.warn(message, fields) end
 ---@param fields? table<string, any>
 function log.error(message, fields) end
 
+---@class hooklib
+hook = {}
+
+---The hook has nothing to do with this configuration, and is not called while the set is loaded.
+---
+---Legal in init.
+---@param name "authz"|"admit_mutate"|"admit_validate"
+function hook.skip(name) end
+
 ---@class jsonlib
 ---@field null lightuserdata the null value
 json = {}
@@ -117,6 +126,12 @@ function json.array(t) end
 ---@param value any
 ---@return boolean
 function json.is_array(value) end
+
+---A function that tells what is wrong with a JSON text, or nil; path of a field = its type.
+---@param fields table<string, string>
+---@param closed? boolean
+---@return fun(text: string): string?
+function json.shape(fields, closed) end
 
 ---@class base64lib
 base64 = {}
@@ -431,6 +446,7 @@ function file:read() end
 ---@field value string?
 ---@field value_size integer?
 ---@field lease integer?
+---@field lease_keys integer?
 local req = {}
 
 ---Op `i`, from 1.
@@ -578,6 +594,12 @@ function rec:ops() end
 ---@return boolean
 function rec:has_role(name) end
 
+---Whether the caller is one of the users (`*`: any with a name; the empty text: one without) or has one of the roles; with neither list, always.
+---@param users string[]?
+---@param roles string[]?
+---@return boolean
+function rec:matches(users, roles) end
+
 ---What each plugin decided.
 ---
 ---Legal in audit.
@@ -612,6 +634,12 @@ local id = {}
 ---@param name string
 ---@return boolean
 function id:has_role(name) end
+
+---Whether the caller is one of the users (`*`: any with a name; the empty text: one without) or has one of the roles; with neither list, always.
+---@param users string[]?
+---@param roles string[]?
+---@return boolean
+function id:matches(users, roles) end
 
 ---@class moonraft.peer
 ---@field address string?

@@ -5,9 +5,9 @@ import Node
 import Plugins
 import RPC
 
-/// Follows one request from its decision to its outcome. Confined to the request's loop.
-final class AuditTrail {
-    private unowned let gate: PolicyGate
+/// Follows one request from its decision to its outcome. Stays on the request's loop.
+struct AuditTrail {
+    private let gate: PolicyGate
     private let entry: AuditEntry
     private let admittedAt: UInt64
 
@@ -30,7 +30,7 @@ final class AuditTrail {
         entry.record.term = term
         entry.record.raftMicroseconds = Int64(clamping: (now &- admittedAt) / 1000)
         entry.record.totalMicroseconds = entry.record.hooksMicroseconds &+ entry.record.raftMicroseconds
-        // From here on the entry is the plugin thread's, and soon another request's.
-        gate.engine.thread.audit(entry)
+        // From here on the entry is another request's.
+        gate.handOver(entry)
     }
 }

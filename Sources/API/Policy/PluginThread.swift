@@ -17,7 +17,10 @@ struct PluginThreadFigures: Sendable {
 /// Owns the events side of all plugins.
 final class PluginThread: Sendable {
     private enum Job: Sendable {
-        case audit(AuditEntry, (@Sendable (String?) -> Void)?)
+        /// Records that nobody waits for.
+        case records(AuditBatch)
+        /// A record that a request waits for, or one too large for a batch.
+        case record(AuditEntry, (@Sendable (String?) -> Void)?)
         case events
         case collect(@Sendable () -> Void)
         case replace(PluginSet, fallback: PluginSet, Reply)
@@ -29,8 +32,8 @@ final class PluginThread: Sendable {
         let done = Mailbox<String?>(capacity: 1)
     }
 
-    /// Records and requests that may wait. Best-effort records beyond it are dropped and counted;
-    /// requests that need a required record are refused.
+    /// Turns' records and requests that may wait, with the bound of bytes below. Best-effort records beyond it are
+    /// dropped and counted; requests that need a required record are refused.
     private let jobs = Mailbox<Job>(capacity: 65_536)
     private let node: Node
     private let logger: Logger
@@ -89,23 +92,30 @@ final class PluginThread: Sendable {
 
     // MARK: From other threads
 
-    /// Queues a record that nobody waits for.
+    /// Queues records that nobody waits for.
+    func audit(_ records: AuditBatch) {
+        if !offer(.records(records), bytes: records.heldBytes, urgent: false) {
+            counters.withLock { $0.auditDropped += UInt64(records.count) }
+        }
+    }
+
+    /// The same for one record, whose memory goes along.
     func audit(_ record: AuditEntry) {
-        if !offer(record, nil) { counters.withLock { $0.auditDropped += 1 } }
+        if !offer(.record(record, nil), bytes: record.bytes, urgent: false) {
+            counters.withLock { $0.auditDropped += 1 }
+        }
     }
 
     /// Queues a record; `done` hears nil once it is written, or why it is not, on this thread.
     func audit(_ record: AuditEntry, _ done: @escaping @Sendable (String?) -> Void) -> Bool {
-        offer(record, done)
+        offer(.record(record, done), bytes: record.bytes, urgent: true)
     }
 
-    private func offer(_ record: AuditEntry, _ done: (@Sendable (String?) -> Void)?) -> Bool {
+    /// `bytes` are those of the job's records.
+    private func offer(_ job: Job, bytes: Int, urgent: Bool) -> Bool {
         let queued = queuedBytes.load(ordering: .relaxed)
         if queued > Self.maxQueuedBytes { return false }
-        let isUrgent = done != nil || queued > Self.maxNapBytes
-        // The thread may have given the entry back before `offer` returns.
-        let bytes = record.bytes
-        guard jobs.offer(.audit(record, done), urgent: isUrgent) else { return false }
+        guard jobs.offer(job, urgent: urgent || queued > Self.maxNapBytes) else { return false }
         queuedBytes.add(bytes, ordering: .relaxed)
         return true
     }
@@ -137,8 +147,9 @@ final class PluginThread: Sendable {
         let deliveries = EventDeliveries(node: node, fatal: fatal)
         watch(plugins, deliveries)
         var batch: [Job] = []
-        var records: [AuditEntry] = []
-        var waiting: [(@Sendable (String?) -> Void)?] = []
+        // The records of batches, one after the other.
+        let entry = AuditEntry()
+        var receipts: [Receipt] = []
         var isStopping = false
         var nextTick = monotonicNanoseconds() &+ Self.tickNanoseconds
         while true {
@@ -146,15 +157,22 @@ final class PluginThread: Sendable {
                 into: &batch, deadline: min(nextTick, deliveries.nextRetry))
             var taken = 0
             for job in batch {
-                if case .audit(let record, let done) = job {
-                    taken += record.bytes
-                    records.append(record)
-                    waiting.append(done)
-                    continue
-                }
-                writeAudit(plugins, &records, &waiting)
                 switch job {
-                case .audit: break
+                case .records(let records):
+                    taken += records.heldBytes
+                    records.forEach(into: entry) {
+                        let receipt = plugins.audit(entry)
+                        if !receipt.isOptional { receipts.append(Receipt(receipt, entry.record.stage, nil)) }
+                    }
+                    continue
+                case .record(let entry, let done):
+                    taken += entry.bytes
+                    receipts.append(Receipt(plugins.audit(entry), entry.record.stage, done))
+                    continue
+                default: if taken > 0 { finishAudit(plugins, &receipts) }
+                }
+                switch job {
+                case .records, .record: break
                 case .events: deliveries.take(subscriber.take())
                 case .collect(let done):
                     plugins.collectMetrics()
@@ -165,8 +183,10 @@ final class PluginThread: Sendable {
                 case .stop: isStopping = true
                 }
             }
-            writeAudit(plugins, &records, &waiting)
-            if taken > 0 { queuedBytes.subtract(taken, ordering: .relaxed) }
+            if taken > 0 {
+                finishAudit(plugins, &receipts)
+                queuedBytes.subtract(taken, ordering: .relaxed)
+            }
             if isStopping { return plugins.shutdown() }
             deliveries.deliver(to: plugins)
             counters.withLock { $0.eventRetries = deliveries.retries }
@@ -190,25 +210,33 @@ final class PluginThread: Sendable {
         }
     }
 
-    private func writeAudit(
-        _ plugins: EventsPlugins, _ records: inout [AuditEntry],
-        _ waiting: inout [(@Sendable (String?) -> Void)?]
-    ) {
-        if records.isEmpty { return }
-        let outcomes = plugins.audit(records)
-        for (index, outcome) in outcomes.enumerated() {
-            switch outcome {
-            case .written: waiting[index]?(nil)
+    /// A record that somebody waits for or that a plugin requires, until it is flushed.
+    private struct Receipt {
+        let receipt: EventsPlugins.AuditReceipt
+        let stage: AuditRecord.Stage
+        let done: (@Sendable (String?) -> Void)?
+
+        init(
+            _ receipt: EventsPlugins.AuditReceipt, _ stage: AuditRecord.Stage, _ done: (@Sendable (String?) -> Void)?
+        ) {
+            self.receipt = receipt
+            self.stage = stage
+            self.done = done
+        }
+    }
+
+    /// Flushes the sinks once for all records since the last time, and tells those who wait.
+    private func finishAudit(_ plugins: EventsPlugins, _ receipts: inout [Receipt]) {
+        let flush = plugins.flushAudit()
+        for receipt in receipts {
+            switch flush.outcome(receipt.receipt) {
+            case .written: receipt.done?(nil)
             case .failed(let text):
-                if records[index].record.stage == .completed {
-                    counters.withLock { $0.auditGaps += 1 }
-                }
-                waiting[index]?(text)
+                if receipt.stage == .completed { counters.withLock { $0.auditGaps += 1 } }
+                receipt.done?(text)
             }
         }
-        for entry in records { entry.giveBack() }
-        records.removeAll(keepingCapacity: true)
-        waiting.removeAll(keepingCapacity: true)
+        receipts.removeAll(keepingCapacity: true)
     }
 
     private func tick(_ plugins: EventsPlugins) {

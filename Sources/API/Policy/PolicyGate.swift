@@ -11,15 +11,17 @@ import StateMachine
 /// The gate of one event loop, with its own script machines. Confined to that loop.
 final class PolicyGate {
     let engine: PolicyEngine
-    private let node: Node
+    let node: Node
     private let options: APIOptions
-    private let loop: ServerLoop
+    let loop: ServerLoop
     private let view: PolicyStoreView
-    private var plugins: LoopPlugins
+    private(set) var plugins: LoopPlugins
     private var generation: UInt64
-    private let nobody = PluginIdentity()
-    /// Records of this loop, which come back from the plugin thread.
-    private let entries = AuditEntryPool()
+    /// Records of requests under way, and memory for more.
+    private var entries = AuditEntryPool()
+    /// Records of this turn that nobody waits for; handed over at its end, or when there are ``gatherLimit``.
+    private var gathered = AuditBatch()
+    private static let gatherLimit = 256
     private var requestNumber: UInt64 = 0
     /// What the ids of this loop's requests begin with.
     private let idPrefix: [UInt8]
@@ -35,9 +37,10 @@ final class PolicyGate {
         view = PolicyStoreView(store: node.store, reader: try node.makeReader())
         generation = engine.holder.generation
         plugins = LoopPlugins(engine.holder.current, storeView: view)
+        loop.turnEnded = { [unowned self] in handOverGathered() }
     }
 
-    deinit { entries.close() }
+    deinit { handOverGathered() }
 
     // MARK: Selection: what an unbound request pays
 
@@ -47,6 +50,13 @@ final class PolicyGate {
         guard let kind = method.pluginKind else { return false }
         refreshIfReloaded()
         return !plugins.set.selects(kind).isEmpty
+    }
+
+    /// The hooks that may run for a put of this key; none of the others need be asked.
+    @inline(__always)
+    func hooks(forPutOf key: UnsafeRawBufferPointer) -> HookSet {
+        refreshIfReloaded()
+        return plugins.set.selects(.put, key: key)
     }
 
     /// Whether any plugin wants to see this call on this key or range.
@@ -62,7 +72,13 @@ final class PolicyGate {
     /// The same for a transaction: any of its operations decides.
     func selects(_ method: Method, _ txn: TxnRequestView) -> Bool { selects(method) }
 
-    private func refreshIfReloaded() {
+    /// Whether a hook decides on revocations of leases, which it should do by the keys that hang on them.
+    var judgesRevocations: Bool {
+        refreshIfReloaded()
+        return !plugins.set.selects(.leaseRevoke).isDisjoint(with: [.authz, .admitMutate, .admitValidate])
+    }
+
+    func refreshIfReloaded() {
         let current = engine.holder.generation
         if current == generation { return }
         generation = current
@@ -72,64 +88,100 @@ final class PolicyGate {
 
     // MARK: Admission
 
-    /// A request that comes out of the hooks.
-    private struct Admission {
-        let call: ServerCall
-        let refuse: ((RPCStatus) -> Void)?
-        let proceed: (UnsafeRawBufferPointer, AuditTrail?) -> Void
-        /// The message, when a plugin changed it.
-        var changed: [UInt8]?
-        /// Nil when all agree.
-        var denial: RPCStatus?
+    /// What the plugins made of a request.
+    enum Verdict {
+        /// It goes on as it came. Mostly so, and then nothing is made on the heap.
+        case pass(AuditTrail?)
+        /// It goes on with another message.
+        case changed([UInt8], AuditTrail?)
+        case refused(RPCStatus, AuditTrail?)
+        /// The outcome stands, but a required audit sink must write this record first.
+        indirect case awaits(AuditEntry, then: Verdict)
     }
 
-    /// Runs a request through the plugins. `proceed` gets the final message, whose bytes are valid during the call,
-    /// `refuse` a status; exactly one of them is called, on this loop, at once unless a required audit sink must
+    /// Runs a request through the plugins and then calls one of: `proceed` with the final message, whose bytes are
+    /// valid during the call, or `refuse` with a status. On this loop, at once unless a required audit sink must
     /// write first.
+    ///
+    /// - Parameter leaseKeys: what a revocation deletes, when it is known.
     func admit(
-        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer,
+        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, leaseKeys: [[UInt8]]? = nil,
         refuse: ((RPCStatus) -> Void)? = nil,
         proceed: @escaping (UnsafeRawBufferPointer, AuditTrail?) -> Void
     ) {
-        guard let kind = method.pluginKind else { return proceed(message, nil) }
-        var admission = Admission(call: call, refuse: refuse, proceed: proceed)
-        let started = monotonicNanoseconds()
+        settle(judge(call, method, message, leaseKeys: leaseKeys), call, message, refuse: refuse, proceed: proceed)
+    }
+
+    /// The first half of ``admit(_:_:_:refuse:proceed:)``: whoever does not find ``Verdict/pass(_:)`` calls
+    /// ``settle(_:_:_:refuse:proceed:)`` with the verdict and the same message.
+    ///
+    /// - Parameter hooks: those that may run, where the caller knows.
+    func judge(
+        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, hooks: HookSet = .everything,
+        leaseKeys: [[UInt8]]? = nil
+    ) -> Verdict {
+        guard let kind = method.pluginKind else { return .pass(nil) }
+        let isAsked = !hooks.isDisjoint(with: .request)
+        let started = isAsked ? monotonicNanoseconds() : 0
         let identity: PluginIdentity
         switch self.identity(call) {
         case .success(let found): identity = found
-        case .failure(let status): return self.refuse(admission, status)
+        case .failure(let status): return .refused(status, nil)
         }
         let entry = entries.take()
         do {
             try RequestOps.fill(&entry.record.request, method, kind, message)
         } catch {
-            entry.giveBack()
-            return self.refuse(admission, .undecodable(error))
+            entries.give(entry)
+            return .refused(.undecodable(error), nil)
         }
+        if let leaseKeys { entry.record.request.attach(leaseKeys: leaseKeys) }
         plugins.beginRequest()
+        var changed: [UInt8]?
         var warnings: [String] = []
-        admission.denial = decide(method, &entry.record.request, identity, message, &admission.changed, &warnings)
+        let denial =
+            isAsked ? decide(method, &entry.record.request, identity, message, &changed, &warnings) : nil
         if !warnings.isEmpty {
             call.addTrailers(warnings.map { ("moonraft-plugin-warning", $0) })
         }
-        record(admission, message, entry, identity, started)
-    }
-
-    private func refuse(_ admission: Admission, _ status: RPCStatus) {
-        if let refuse = admission.refuse { return refuse(status) }
-        admission.call.finish(status)
-        (loop.userState as? LoopContext)?.observer.finished(admission.call)
-    }
-
-    /// Lets the request go on, or refuses it.
-    private func conclude(_ admission: Admission, _ message: UnsafeRawBufferPointer, _ trail: AuditTrail?) {
-        if let denial = admission.denial {
-            refuse(admission, denial)
-            trail?.completed(denial, revision: 0, index: 0, term: 0)
-        } else if let changed = admission.changed {
-            changed.withUnsafeBytes { admission.proceed($0, trail) }
+        // Records and metrics are of what the client asked for.
+        if leaseKeys != nil { entry.record.request.detachLeaseKeys() }
+        let (decided, trail) = record(denial, entry, identity, started: isAsked ? started : nil)
+        let verdict: Verdict
+        if let denial {
+            verdict = .refused(denial, trail)
+        } else if let changed {
+            verdict = .changed(changed, trail)
         } else {
-            admission.proceed(message, trail)
+            verdict = .pass(trail)
+        }
+        return decided.map { .awaits($0, then: verdict) } ?? verdict
+    }
+
+    /// Carries a verdict out.
+    func settle(
+        _ verdict: Verdict, _ call: ServerCall, _ message: UnsafeRawBufferPointer,
+        refuse: ((RPCStatus) -> Void)? = nil,
+        proceed: @escaping (UnsafeRawBufferPointer, AuditTrail?) -> Void
+    ) {
+        switch verdict {
+        case .pass(let trail): proceed(message, trail)
+        case .changed(let changed, let trail): changed.withUnsafeBytes { proceed($0, trail) }
+        case .refused(let status, let trail):
+            if let refuse {
+                refuse(status)
+            } else {
+                call.finish(status)
+                (loop.userState as? LoopContext)?.observer.finished(call)
+            }
+            trail?.completed(status, revision: 0, index: 0, term: 0)
+        case .awaits(let record, let then):
+            let kept = message.array
+            whenWritten(record) { [self] failure in
+                kept.withUnsafeBytes {
+                    settle(failure.map(then.failed) ?? then, call, $0, refuse: refuse, proceed: proceed)
+                }
+            }
         }
     }
 
@@ -185,59 +237,78 @@ final class PolicyGate {
         }
     }
 
+    /// Makes the records of a decision.
+    ///
+    /// - Parameter started: when the hooks began, monotonic nanoseconds; nil when none was asked.
+    /// - Returns: the record that must be written before the request goes on, and the trail to its outcome; nil where
+    ///   nobody asks for them.
     private func record(
-        _ admission: Admission, _ message: UnsafeRawBufferPointer, _ entry: AuditEntry,
-        _ identity: PluginIdentity, _ started: UInt64
-    ) {
+        _ denial: RPCStatus?, _ entry: AuditEntry, _ identity: PluginIdentity, started: UInt64?
+    ) -> (required: AuditEntry?, trail: AuditTrail?) {
         let (decided, completed) = plugins.set.auditNeeds(entry.record.request, identity)
         entry.measure()
         if decided == .none && completed == .none {
-            entry.giveBack()
-            return conclude(admission, message, nil)
+            entries.give(entry)
+            return (nil, nil)
         }
         let now = monotonicNanoseconds()
-        requestNumber &+= 1
         entry.record.restart(
-            id: requestID(requestNumber), clusterID: node.clusterID, memberID: node.memberID, identity: identity)
+            id: nextRequestID(), clusterID: node.clusterID, memberID: node.memberID, identity: identity)
         plugins.takeRecords(&entry.record.decisions)
-        entry.record.hooksMicroseconds = Int64(clamping: (now &- started) / 1000)
-        if let denial = admission.denial {
+        if let started { entry.record.hooksMicroseconds = Int64(clamping: (now &- started) / 1000) }
+        if let denial {
             entry.record.isAllowed = false
             entry.record.code = Int(denial.code.rawValue)
             entry.record.message = denial.message
         }
-        if decided == .none { return conclude(admission, message, AuditTrail(self, entry, admittedAt: now)) }
+        if decided == .none { return (nil, AuditTrail(self, entry, admittedAt: now)) }
         // Each stage has an entry of its own: the first may be written while the second is still to be filled.
         let trail = completed == .none ? nil : AuditTrail(self, AuditEntry(entry.record), admittedAt: now)
         entry.record.microseconds = Int64(clamping: wallClockNanoseconds() / 1000)
-        if decided == .bestEffort {
-            engine.thread.audit(entry)
-            return conclude(admission, message, trail)
-        }
-        awaitRecord(entry, admission, message.array, trail)
+        if decided == .required { return (entry, trail) }
+        handOver(entry)
+        return (nil, trail)
     }
 
-    /// Goes on once the record is written; a request whose record cannot be written is refused.
-    private func awaitRecord(
-        _ record: AuditEntry, _ admission: Admission, _ message: [UInt8], _ trail: AuditTrail?
-    ) {
-        let loop = loop
-        let back = LoopReturn { [self] (failure: String?) in
-            var admission = admission
-            if let failure, admission.denial == nil {
-                admission.denial = RPCStatus(.failedPrecondition, failure)
-            }
-            message.withUnsafeBytes { conclude(admission, $0, trail) }
+    /// Queues a record that nobody waits for, with the others of this turn. The entry is no longer the caller's.
+    func handOver(_ entry: AuditEntry) {
+        if entry.bytes > AuditEntryPool.keptBytes {
+            handOverGathered()
+            return engine.thread.audit(entry)
         }
+        gathered.append(entry)
+        entries.give(entry)
+        if gathered.count >= Self.gatherLimit { return handOverGathered() }
+        loop.gathered()
+    }
+
+    private func handOverGathered() {
+        if gathered.count == 0 { return }
+        engine.thread.audit(gathered)
+        gathered = AuditBatch(like: gathered)
+    }
+
+    /// `body` hears nil once the record is written, or why it is not.
+    private func whenWritten(_ record: AuditEntry, _ body: @escaping (String?) -> Void) {
+        // Records of a turn stay in order.
+        handOverGathered()
+        let loop = loop
+        let back = LoopReturn(body)
         let queued = engine.thread.audit(record) { failure in
             loop.eventLoop.execute { loop.batch { back.body(failure) } }
         }
         if !queued { back.body("plugin audit: too many records wait to be written") }
     }
 
+    /// The id of one more request.
+    func nextRequestID() -> String {
+        requestNumber &+= 1
+        return makeID(requestNumber)
+    }
+
     /// `START-LOOP.NUMBER`, the number in base 36. Fifteen bytes, the most that a String holds without memory of its
     /// own, last for a million requests.
-    private func requestID(_ number: UInt64) -> String {
+    private func makeID(_ number: UInt64) -> String {
         var digits = 1
         var rest = number / 36
         while rest > 0 {
@@ -256,102 +327,18 @@ final class PolicyGate {
         }
     }
 
-    // MARK: Identity
-
-    private func identity(_ call: ServerCall) -> Result<PluginIdentity, RPCStatus> {
-        if !plugins.set.hasAuthn || call.metadata.isEmpty { return .success(anonymous(call)) }
-        guard let token = Self.token(call) else { return .success(anonymous(call)) }
-        if let known = engine.tokens.find(token) { return .success(known) }
-        var request = AuthnRequest(.token(token))
-        request.peer = "\(call.peer)"
-        request.metadata = call.metadata.strings.filter {
-            $0.name != "token" && $0.name != "authorization" && !$0.name.hasPrefix(":")
-        }
-        switch plugins.authenticate(request) {
-        case .identity(let identity): return .success(identity)
-        case .pass, .deny, .needsWorker: return .failure(.invalidToken)
-        }
-    }
-
-    /// `token` wins over `authorization`, whose leading "Bearer " is not part of it.
-    private static func token(_ call: ServerCall) -> [UInt8]? {
-        if let token = call.metadata.bytes("token"), !token.isEmpty { return token }
-        guard let value = call.metadata.bytes("authorization"), !value.isEmpty else { return nil }
-        let bearer = Array("Bearer ".utf8)
-        return value.starts(with: bearer) ? Array(value.dropFirst(bearer.count)) : value
-    }
-
-    /// The identity of a caller without a credential: made once for a connection and kept with it.
-    private func anonymous(_ call: ServerCall) -> PluginIdentity {
-        if let known = call.connectionState as? PluginIdentity { return known }
-        guard call.peer.socketAddress != nil else { return nobody }
-        let identity = PluginIdentity(peer: "\(call.peer)")
-        call.connectionState = identity
-        return identity
-    }
-
-    /// Whether any plugin checks credentials.
-    var checksCredentials: Bool {
-        refreshIfReloaded()
-        return plugins.set.hasAuthn
-    }
-
-    /// Checks a password on the worker thread and issues a token.
-    func authenticate(
-        _ call: ServerCall, user: String, password: String,
-        _ done: @escaping (Result<String, RPCStatus>) -> Void
-    ) {
-        let trail = loginTrail(call, user: user)
-        let done: (Result<String, RPCStatus>) -> Void = { result in
-            done(result)
-            switch result {
-            case .success: trail?.completed(.ok, revision: 0, index: 0, term: 0)
-            case .failure(let status): trail?.completed(status, revision: 0, index: 0, term: 0)
-            }
-        }
-        var request = AuthnRequest(
-            .password(user: user, password: Array(password.utf8)))
-        request.peer = "\(call.peer)"
-        let engine = engine
-        let revision = node.store.currentRevision
-        let loop = loop
-        let generation = engine.holder.generation
-        let back = LoopReturn { (outcome: AuthnOutcome) in
-            // What the set before a reload thought of a password counts no more.
-            guard case .identity(let identity) = outcome,
-                engine.holder.generation == generation
-            else {
-                // The same answer for an unknown user and a wrong password.
-                return done(.failure(.authenticationFailed))
-            }
-            done(.success(engine.tokens.issue(identity, revision: revision)))
-        }
-        let queued = engine.worker.authenticate(request) { outcome in
-            loop.eventLoop.execute { loop.batch { back.body(outcome) } }
-        }
-        if !queued { done(.failure(.tooManyRequests)) }
-    }
-
-    /// Nobody checks credentials here; the attempt is recorded all the same.
-    func recordRefusedLogin(_ call: ServerCall, user: String, _ status: RPCStatus) {
-        loginTrail(call, user: user)?.completed(status, revision: 0, index: 0, term: 0)
-    }
-
-    /// A login's record names the user, and holds neither password nor token.
-    private func loginTrail(_ call: ServerCall, user: String) -> AuditTrail? {
-        var request = PluginRequest(rpc: .authenticate)
-        request.name = user
-        let identity = anonymous(call)
-        guard plugins.set.auditNeed(.completed, request, identity) != .none else { return nil }
-        requestNumber &+= 1
-        let record = AuditRecord(
-            stage: .decided, id: requestID(requestNumber), microseconds: 0, clusterID: node.clusterID,
-            memberID: node.memberID, request: request, identity: identity)
-        return AuditTrail(self, AuditEntry(record), admittedAt: monotonicNanoseconds())
-    }
-
     /// Why the plugins keep the node from being ready; nil when they do not.
     var readinessProblem: String? { engine.thread.criticalProblem }
+}
+
+extension PolicyGate.Verdict {
+    /// The same for a request whose required record could not be written: it is refused, if it was not already.
+    fileprivate func failed(_ reason: String) -> Self {
+        switch self {
+        case .pass(let trail), .changed(_, let trail): .refused(RPCStatus(.failedPrecondition, reason), trail)
+        case .refused, .awaits: self
+        }
+    }
 }
 
 extension RPCStatus {

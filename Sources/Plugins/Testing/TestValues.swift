@@ -23,7 +23,7 @@ enum TestValues {
         "ignore_lease",
         "keys_only", "count_only", "serializable", "target", "result", "number",
     ]
-    private static let requestFields = ["rpc", "ops", "ttl", "lease", "revision", "name"]
+    private static let requestFields = ["rpc", "ops", "ttl", "lease", "lease_keys", "revision", "name"]
 
     static func request(_ value: LuaValue, also: [String] = []) throws(HostError) -> PluginRequest {
         _ = try check(value, "the request", requestFields + opFields + also)
@@ -54,6 +54,10 @@ enum TestValues {
         } else {
             request.lease = value["lease"]?.integer ?? 0
             request.revision = value["revision"]?.integer ?? 0
+        }
+        if let keys = value["lease_keys"] {
+            guard let items = keys.items else { throw HostError("lease_keys must be an array") }
+            request.attach(leaseKeys: items.compactMap(\.bytes))
         }
         return request
     }

@@ -402,10 +402,11 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
         }
         switch flag {
         case 0: return nil
-        // Any encoding but identity was refused with the headers already.
+        // Any encoding but identity was refused with the headers already. grpc-go's text; its code is Internal, where
+        // every other compression that is not there is Unimplemented (docs/divergence.md).
         case 1:
             return RPCStatus(
-                .internal, "grpc: compressed flag set with identity or empty encoding")
+                .unimplemented, "grpc: compressed flag set with identity or empty encoding")
         default:
             return RPCStatus(.internal, "grpc: received unexpected payload format \(flag)")
         }

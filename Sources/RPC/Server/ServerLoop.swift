@@ -31,8 +31,11 @@ package final class ServerLoop: @unchecked Sendable {
     private var scheduledSweep: (at: NIODeadline, task: Scheduled<Void>)?
     private var sweeper: RepeatedTask?
     private var dirty: [ServerConnection] = []
-    private var flushScheduled = false
+    private var endScheduled = false
     private var batchDepth = 0
+    /// Called once at the end of a batch or turn in which ``gathered()`` was; let go of with the services.
+    package var turnEnded: (() -> Void)?
+    private var hasGathered = false
     private var connections: [ObjectIdentifier: any SweptConnection] = [:]
     private var callPool: [ServerCall] = []
     private var scratch: ByteBuffer?
@@ -70,17 +73,37 @@ package final class ServerLoop: @unchecked Sendable {
         batchDepth += 1
         body()
         batchDepth -= 1
-        if batchDepth == 0 { flushDirty() }
+        if batchDepth == 0 { endTurn() }
+    }
+
+    /// Notes that something waits for ``turnEnded``.
+    package func gathered() {
+        if hasGathered { return }
+        hasGathered = true
+        scheduleEnd()
     }
 
     /// Notes that a connection has output that no read cycle will flush.
     func markDirty(_ connection: ServerConnection) {
         dirty.append(connection)
-        guard batchDepth == 0, !flushScheduled else { return }
-        flushScheduled = true
+        scheduleEnd()
+    }
+
+    private func scheduleEnd() {
+        guard batchDepth == 0, !endScheduled else { return }
+        endScheduled = true
         eventLoop.execute { [self] in
-            flushScheduled = false
-            flushDirty()
+            endScheduled = false
+            endTurn()
+        }
+    }
+
+    /// Answers go out first: nobody waits for what was gathered.
+    private func endTurn() {
+        flushDirty()
+        if hasGathered {
+            hasGathered = false
+            turnEnded?()
         }
     }
 
@@ -194,6 +217,7 @@ package final class ServerLoop: @unchecked Sendable {
         for connection in Array(connections.values) { connection.closeNow() }
         routes = RouteTable([])
         userState = nil
+        turnEnded = nil
     }
 }
 

@@ -150,7 +150,28 @@ test("calls without keys need a rule for every key, but for the open ones", func
   t.allowed(app(t, { open_calls = { "lease_revoke" } }):authz({ rpc = "lease_revoke", lease = 7 }, DEV))
 end)
 
-test("what may write every key but one prefix may not revoke leases", function(t)
+test("revoking a lease counts as deleting its keys", function(t)
+  local p = t.plugin{ config = { rules = {
+    { prefix = "/app/", access = "write", users = { "dev" } }, { prefix = "/app/s/", access = "deny-write" },
+    { prefix = "/out/", access = "read" },
+  } } }
+  local function revoke(id, ...) return p:authz({ rpc = "lease_revoke", lease = 7, lease_keys = { ... } }, id) end
+  t.allowed(revoke(DEV, "/app/a"))
+  t.allowed(revoke(DEV, "/app/a", "/app/b"))
+  t.allowed(revoke(DEV), "a lease without keys")
+  t.denied(revoke({}), "permission_denied")
+  t.denied(revoke(DEV, "/app/a", "/apq"), "permission_denied")
+  t.denied(revoke(DEV, "/app/s/a", "/app/a"))
+  t.denied(revoke(DEV, "/out/a"))
+  t.denied(revoke({ user = "eve" }, "/app/a"))
+  local many = {}
+  for i = 1, 1000 do many[i] = "/app/" .. i end
+  t.allowed(revoke(DEV, table.unpack(many)))
+  many[1001] = "/app/1001"
+  t.denied(revoke(DEV, table.unpack(many)), "permission_denied")
+end)
+
+test("what may write every key but one prefix may not revoke leases it knows nothing of", function(t)
   local p = t.plugin{ config = { rules = {
     { prefix = "", access = "readwrite", users = { "dev" } }, { prefix = "/s/", access = "deny-write", users = { "dev" } },
   } } }
