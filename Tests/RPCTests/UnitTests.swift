@@ -1,4 +1,5 @@
 import NIOCore
+import NIOPosix
 import Testing
 
 @testable import RPC
@@ -11,6 +12,46 @@ import Testing
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
             return Int(state >> 33) % bound
         }
+    }
+
+    /// What gathers during a batch, or outside one during a turn of the loop, is handed over once at its end.
+    @Test func aTurnEndsOnceForAllThatGathered() throws {
+        final class State: @unchecked Sendable {
+            // Unchecked: touched on the event loop only.
+            var loop: ServerLoop?
+            var ended = 0
+        }
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        defer { try? group.syncShutdownGracefully() }
+        let eventLoop = group.next()
+        let state = State()
+        let before = try eventLoop.submit {
+            let loop = ServerLoop(eventLoop: eventLoop, index: 0, configuration: RPCServerConfiguration())
+            state.loop = loop
+            loop.turnEnded = { state.ended += 1 }
+            loop.gathered()
+            loop.gathered()
+            return state.ended
+        }.wait()
+        #expect(before == 0)
+        let counts = try eventLoop.submit { () -> [Int] in
+            guard let loop = state.loop else { return [] }
+            var counts = [state.ended]
+            loop.batch {
+                loop.batch {
+                    loop.gathered()
+                    loop.gathered()
+                }
+                counts.append(state.ended)
+            }
+            counts.append(state.ended)
+            loop.batch {}
+            counts.append(state.ended)
+            loop.turnEnded = nil
+            state.loop = nil
+            return counts
+        }.wait()
+        #expect(counts == [1, 1, 2, 2])
     }
 
     /// The queue yields exactly the bytes that were put in, in order, however it is drained.
