@@ -54,7 +54,7 @@ package struct NodeConfiguration: Equatable, Sendable {
         /// Longest time without progress.
         package var snapshotTimeout = Duration.seconds(30)
         /// Of one transfer, in bytes a second.
-        package var snapshotRate = 32 << 20
+        package var snapshotRate = 16 << 20
     }
 
     /// What the cluster is at its first start, and the rules of membership changes.

@@ -58,7 +58,7 @@ package struct PeerConfiguration: Sendable {
     package var snapshotChunkBytes = 64 << 10
     /// What one snapshot is sent at most, so that a transfer leaves disk and processors to the clients
     /// (`peers.snapshot-rate`).
-    package var snapshotBytesPerSecond = 32 << 20
+    package var snapshotBytesPerSecond = 16 << 20
     /// The largest frame on a connection for a snapshot; senders stay below it.
     package var maxSnapshotFrameBytes = 4 << 20
     /// Longer snapshots are refused; the host knows the quota of its backend.
