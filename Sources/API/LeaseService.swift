@@ -2,6 +2,7 @@
 
 import KVCodec
 import Node
+import Plugins
 import RPC
 import Replica
 import StateMachine
@@ -41,15 +42,27 @@ final class LeaseService {
         }
         // Plugins judge a revocation by what it deletes. A key that is put on the lease after they have looked goes with
         // it unseen; so does one that somebody else puts on it.
+        // Who asks is found out now: a call that ends meanwhile has neither token nor address any more.
+        guard case .success(let identity) = gate.identity(call) else {
+            return gated(call, .leaseRevoke, message, revoke)
+        }
         let owned = [UInt8](message)
-        let judge = { (keys: [[UInt8]]?) in
-            owned.withUnsafeBytes { gate.admit(call, .leaseRevoke, $0, leaseKeys: keys) { _, trail in revoke(trail) } }
+        context.whenReadable(call, serializable: false, trail: nil) { [context] in
+            let query = PendingQuery(loopIndex: context.loop.index) { answer in
+                guard call.isOpen else { return }
+                guard case .leaseKeys(let keys) = answer else { return Self.refuse(call, answer, nil) }
+                gate.refreshIfReloaded()
+                owned.withUnsafeBytes { message in
+                    gate.admit(call, .leaseRevoke, message, from: identity, leaseKeys: keys) { _, trail in
+                        revoke(trail)
+                    }
+                }
+            }
+            let limit = PluginRequest.maximumLeaseKeys
+            if !context.node.leaseKeys(fields.0, atMost: limit, query, context.turns) {
+                call.finish(.tooManyRequests)
+            }
         }
-        let query = PendingQuery(loopIndex: context.loop.index) { answer in
-            guard case .leaseTimeToLive(let lease) = answer else { return judge(nil) }
-            judge(lease?.keys)
-        }
-        if !context.node.leaseTimeToLive(fields.0, withKeys: true, query) { judge(nil) }
     }
 
     func timeToLive(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {

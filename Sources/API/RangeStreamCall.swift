@@ -64,7 +64,8 @@ final class RangeStreamCall: CallHandler {
             remaining = request.limit > 0 ? request.limit : nil
             return request.serializable
         }
-        context.whenReadable(call, serializable: isSerializable, trail: trail) { [self] in
+        // The trail is this call's alone: a refusal ends the call, and `closed` records that.
+        context.whenReadable(call, serializable: isSerializable, trail: nil) { [self] in
             sendChunks(call)
         }
     }
@@ -74,8 +75,13 @@ final class RangeStreamCall: CallHandler {
     func closed(_ call: ServerCall) {
         if message.isEmpty { return }
         message = []
-        trail?.completed(
-            RPCStatus(.cancelled, "context canceled"), revision: 0, index: 0, term: 0)
+        completed(call.code == .ok ? RPCStatus(.cancelled, "context canceled") : call.status)
+    }
+
+    /// Records the outcome, once.
+    private func completed(_ status: RPCStatus) {
+        trail?.completed(status, revision: 0, index: 0, term: 0)
+        trail = nil
     }
 
     private func sendChunks(_ call: ServerCall) {
@@ -87,12 +93,12 @@ final class RangeStreamCall: CallHandler {
                 if try sendChunk(call) {
                     message = []
                     call.finish(.ok)
-                    trail?.completed(.ok, revision: 0, index: 0, term: 0)
+                    completed(.ok)
                 }
             } catch {
                 message = []
                 call.finish(RPCStatus(error))
-                trail?.completed(RPCStatus(error), revision: 0, index: 0, term: 0)
+                completed(RPCStatus(error))
             }
         }
     }

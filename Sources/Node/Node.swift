@@ -251,6 +251,13 @@ package final class Node: Sendable {
         mailbox.offer(.leaseTimeToLive(id, withKeys: withKeys, waiter))
     }
 
+    /// The keys of a lease, as of what is applied here.
+    package func leaseKeys(
+        _ id: Int64, atMost limit: Int, _ waiter: any ReplyWaiter, _ scheduler: (any TurnScheduler)? = nil
+    ) -> Bool {
+        turns.offer(.leaseKeys(id, atMost: limit, waiter), scheduler)
+    }
+
     package func leases(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.leases(waiter)) }
     package func members(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.members(waiter)) }
     package func alarms(_ waiter: any ReplyWaiter) -> Bool { mailbox.offer(.alarms(waiter)) }

@@ -276,8 +276,10 @@ package final class LoadedPlugin: @unchecked Sendable {
     }
 
     /// Whether keys, user and role of a request are those this binding is for. The call is not looked at.
-    func matches(_ ops: [PluginOp], _ identity: PluginIdentity) -> Bool {
-        if !prefixes.isEmpty
+    ///
+    /// - Parameter anyKey: the request may touch any key, named in no operation.
+    func matches(_ ops: [PluginOp], _ identity: PluginIdentity, anyKey: Bool = false) -> Bool {
+        if !prefixes.isEmpty && !anyKey
             && !ops.contains(where: { op in prefixes.contains { KeyMatch.touches(op.key, op.rangeEnd, $0) } })
         {
             return false

@@ -109,7 +109,8 @@ package final class LoopPlugins {
             // What an earlier plugin changed decides whether a later one is asked.
             guard link.rpcs.contains(request.rpc),
                 !link.plugin.looksAtRequests
-                    || link.plugin.matches(isShown ? scope.request.ops : request.ops, identity)
+                    || link.plugin.matches(
+                        isShown ? scope.request.ops : request.ops, identity, anyKey: request.touchesUnknownKeys)
             else { continue }
             if !isShown {
                 scope.request = request

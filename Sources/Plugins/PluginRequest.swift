@@ -95,6 +95,9 @@ package struct PluginRequest: Sendable, Equatable {
         ops = keys.map { PluginOp(kind: .deleteRange, key: $0) }
     }
 
+    /// Whether it deletes keys that are not told: a revocation whose lease is not known or has too many.
+    package var touchesUnknownKeys: Bool { rpc == .leaseRevoke && leaseKeys == nil }
+
     /// Makes it again what the client asked for.
     package mutating func detachLeaseKeys() {
         guard leaseKeys != nil else { return }

@@ -119,6 +119,8 @@ package final class Replica {
             ask(.renew(id), .local(waiter), since: now)
         case .leaseTimeToLive(let id, let withKeys, let waiter):
             ask(.timeToLive(id, withKeys: withKeys), .local(waiter), since: now)
+        case .leaseKeys(let id, let limit, let waiter):
+            answer(waiter, .leaseKeys(machine.leaseKeys(id, atMost: limit)))
         case .leases(let waiter): answer(waiter, .leases(machine.leaseIDs()))
         case .members(let waiter): answer(waiter, .members(machine.members))
         case .alarms(let waiter): answer(waiter, .alarms(machine.alarms))

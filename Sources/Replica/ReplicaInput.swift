@@ -49,6 +49,8 @@ package enum ReplicaAnswer: Sendable {
     /// Seconds to live after renewing; nil when there is no such lease.
     case leaseRenewed(timeToLiveSeconds: Int64?)
     case leaseTimeToLive(LeaseStatus?)
+    /// Nil for an unknown lease, and for one with more keys than were asked for.
+    case leaseKeys([[UInt8]]?)
     case leases([Int64])
     case members([Member])
     case alarms([Alarm])
@@ -63,6 +65,8 @@ package enum ReplicaInput: Sendable {
     case read(any ReplyWaiter)
     case leaseRenew(Int64, any ReplyWaiter)
     case leaseTimeToLive(Int64, withKeys: Bool, any ReplyWaiter)
+    /// The keys of a lease as of what is applied here.
+    case leaseKeys(Int64, atMost: Int, any ReplyWaiter)
     case leases(any ReplyWaiter)
     case members(any ReplyWaiter)
     case alarms(any ReplyWaiter)

@@ -147,7 +147,7 @@ extension Simulation {
         case .refused(let error):
             checker.refused(operation, error)
             trace.write(now, "#\(number) refused: \(error)")
-        case .leases, .members, .alarms, .leadershipTransferred: break
+        case .leaseKeys, .leases, .members, .alarms, .leadershipTransferred: break
         }
         active[number] = nil
         finish(operation)

@@ -101,6 +101,11 @@ extension StateMachine {
         lessor.status(id, now: now, withKeys: withKeys)
     }
 
+    /// What hangs on a lease as of the last applied entry; nil when it is not known or has more than `limit` keys.
+    package func leaseKeys(_ id: Int64, atMost limit: Int) -> [[UInt8]]? {
+        lessor.keys(of: id, atMost: limit)
+    }
+
     /// All leases by expiry, then id.
     package func leaseIDs() -> [Int64] { lessor.idsByExpiry }
 

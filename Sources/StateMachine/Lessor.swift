@@ -257,6 +257,12 @@ final class Lessor {
             keys: withKeys ? lease.sortedKeys : [])
     }
 
+    /// The keys of a lease in their order; nil when it is not known or has more than `limit`.
+    func keys(of id: Int64, atMost limit: Int) -> [[UInt8]]? {
+        guard let lease = leases[id], lease.keys.count <= limit else { return nil }
+        return lease.sortedKeys
+    }
+
     /// Ids by expiry, then id (etcd sorts its listing by expiry).
     var idsByExpiry: [Int64] {
         leases.values

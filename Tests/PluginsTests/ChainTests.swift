@@ -205,6 +205,17 @@ import Testing
         #expect(denied(get("\0", end: "\0")) && denied(get("/", end: "0")))
         #expect(!denied(PluginRequest(rpc: .deleteRange, ops: [PluginOp(kind: .deleteRange, key: Array("/p/".utf8))])))
         #expect(!denied(PluginRequest(rpc: .leaseGrant)))
+        // A revocation deletes keys of any prefix unless it is known which.
+        let revoking = try fixture.loop(
+            hook: "authz", body: "return false",
+            binding: "[plugin.match]\nprefixes = [\"/p/\"]\nrpcs = [\"lease_revoke\"]")
+        func revoke(_ keys: [String]?) -> Bool {
+            var request = PluginRequest(rpc: .leaseRevoke)
+            if let keys { request.attach(leaseKeys: keys.map { Array($0.utf8) }) }
+            return revoking.authorize(request, alice).isAllowed
+        }
+        #expect(!revoke(nil) && !revoke(["/a", "/p/x"]) && revoke(["/a"]) && revoke([]))
+        #expect(!revoke((0...1_000).map { "/a/\($0)" }), "more keys than are told")
         let users = try fixture.loop(
             hook: "authz", body: "return false", binding: "[plugin.match]\nusers = [\"bob\"]\nroles = [\"writer\"]")
         #expect(!users.authorize(put("/a"), alice).isAllowed)

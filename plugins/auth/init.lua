@@ -62,7 +62,10 @@ function M.authz(req, id)
   for _, rule in ipairs(rules) do
     if id:matches(rule.users, rule.roles) then mine[#mine + 1] = rule end
   end
-  if #req == 0 then return judge(EVERYTHING, mine, granted) end
+  if #req == 0 or req.rpc == "lease_revoke" then -- first: a lease may have a thousand keys
+    local ok, why = judge(EVERYTHING, mine, granted)
+    if ok or #req == 0 then return ok, why end
+  end
   for _, op in req:ops() do
     local ok, why = judge(op, mine, granted)
     if not ok then return false, ("%s: %s by %s"):format(why, op.kind, user or "an anonymous caller") end

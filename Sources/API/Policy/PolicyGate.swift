@@ -103,13 +103,18 @@ final class PolicyGate {
     /// valid during the call, or `refuse` with a status. On this loop, at once unless a required audit sink must
     /// write first.
     ///
-    /// - Parameter leaseKeys: what a revocation deletes, when it is known.
+    /// - Parameters:
+    ///   - caller: who asks, where that was found out before.
+    ///   - leaseKeys: what a revocation deletes, when it is known.
     func admit(
-        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, leaseKeys: [[UInt8]]? = nil,
+        _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer,
+        from caller: PluginIdentity? = nil, leaseKeys: [[UInt8]]? = nil,
         refuse: ((RPCStatus) -> Void)? = nil,
         proceed: @escaping (UnsafeRawBufferPointer, AuditTrail?) -> Void
     ) {
-        settle(judge(call, method, message, leaseKeys: leaseKeys), call, message, refuse: refuse, proceed: proceed)
+        settle(
+            judge(call, method, message, from: caller, leaseKeys: leaseKeys), call, message, refuse: refuse,
+            proceed: proceed)
     }
 
     /// The first half of ``admit(_:_:_:refuse:proceed:)``: whoever does not find ``Verdict/pass(_:)`` calls
@@ -118,13 +123,13 @@ final class PolicyGate {
     /// - Parameter hooks: those that may run, where the caller knows.
     func judge(
         _ call: ServerCall, _ method: Method, _ message: UnsafeRawBufferPointer, hooks: HookSet = .everything,
-        leaseKeys: [[UInt8]]? = nil
+        from caller: PluginIdentity? = nil, leaseKeys: [[UInt8]]? = nil
     ) -> Verdict {
         guard let kind = method.pluginKind else { return .pass(nil) }
         let isAsked = !hooks.isDisjoint(with: .request)
         let started = isAsked ? monotonicNanoseconds() : 0
         let identity: PluginIdentity
-        switch self.identity(call) {
+        switch caller.map(Result.success) ?? self.identity(call) {
         case .success(let found): identity = found
         case .failure(let status): return .refused(status, nil)
         }
@@ -278,7 +283,8 @@ final class PolicyGate {
         }
         gathered.append(entry)
         entries.give(entry)
-        if gathered.count >= Self.gatherLimit { return handOverGathered() }
+        // Without its services a loop ends no turn any more; answers of a node that stops still come.
+        if gathered.count >= Self.gatherLimit || loop.turnEnded == nil { return handOverGathered() }
         loop.gathered()
     }
 

@@ -67,7 +67,7 @@ package final class ServerCall: DeadlineEntry, @unchecked Sendable {
     private var outputCharge = 0
     /// When unsent bytes last moved; for the stall limit.
     var progressAt = NIODeadline.uptimeNanoseconds(0)
-    var status = RPCStatus.ok
+    package internal(set) var status = RPCStatus.ok
     var trailers: [(String, String)] = []
     unowned(unsafe) var nextCall: ServerCall?
     unowned(unsafe) var previousCall: ServerCall?

@@ -217,6 +217,7 @@ package final class ServerLoop: @unchecked Sendable {
         for connection in Array(connections.values) { connection.closeNow() }
         routes = RouteTable([])
         userState = nil
+        turnEnded?()
         turnEnded = nil
     }
 }
