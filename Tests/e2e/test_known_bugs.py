@@ -48,7 +48,12 @@ def metric(member, name):
 
 def equal_hashes(cluster):
     """HashKV of all members at one revision, once all of them have it."""
-    revision = cluster.list()[0].client.revision()
+    def ask():
+        try:
+            return cluster.list()[0].client.revision()
+        except grpc.RpcError:  # one that was killed may not listen yet
+            return None
+    revision = eventually(ask, 15)
 
     def hashes():
         try:

@@ -120,7 +120,7 @@ def test_leader_killed_while_it_sends(cluster, prefix):
     try:
         caught = eventually(lambda: installed(victim) == 1, 40)
     finally:
-        leader.start()
+        leader.spawn()
     assert caught
     caught_up(cluster, victim, prefix)
 
