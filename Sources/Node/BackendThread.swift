@@ -122,6 +122,8 @@ final class BackendThread: Sendable {
         status.compactedRecords.add(UInt64(pending.deletedRevisions.count), ordering: .relaxed)
         let elapsed = monotonicNanoseconds() &- start
         commitDurations.observe(nanoseconds: elapsed)
+        // What a reader was still at work on when a snapshot was taken over.
+        backend.releaseReplaced()
         if elapsed >= slowNanoseconds { onSlow(elapsed) }
         publishSizes()
     }

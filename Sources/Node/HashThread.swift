@@ -33,7 +33,8 @@ final class HashThread: Sendable {
 
     func start() {
         thread.withLock {
-            $0 = OwnedThread(name: "hash", nice: OwnedThread.bulkNice) { [self] in run() }
+            // Not nice: it holds the store's read lock, and whoever waits for that waits for it.
+            $0 = OwnedThread(name: "hash") { [self] in run() }
         }
     }
 

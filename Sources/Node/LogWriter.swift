@@ -21,7 +21,7 @@ final class LogWriter: Sendable {
 
     private let jobs: Mailbox<Job>
     private let wal: Mutex<WALBox>
-    /// Batches queued or being written by the log thread.
+    /// What the log thread has before it or is at: batches, files to give up or to prepare.
     private let outstanding = Atomic<Int>(0)
     /// The duration of the last sync in nanoseconds.
     private let lastSync = Atomic<UInt64>(0)
@@ -85,7 +85,10 @@ final class LogWriter: Sendable {
     }
 
     /// Gives up what the backend made unnecessary.
-    func release(_ release: LogRelease) { jobs.post(.release(release)) }
+    func release(_ release: LogRelease) {
+        outstanding.add(1, ordering: .acquiringAndReleasing)
+        jobs.post(.release(release))
+    }
 
     /// Writes what is queued, closes the log and ends the thread.
     func stop() {
@@ -108,6 +111,7 @@ final class LogWriter: Sendable {
                     wal.withLock { box in
                         do { try box.wal.release(release) } catch { fatal("\(error)") }
                     }
+                    outstanding.subtract(1, ordering: .acquiringAndReleasing)
                 case .stop: stopping = true
                 }
             }
@@ -153,6 +157,8 @@ final class LogWriter: Sendable {
     }
 
     private func prepare() {
+        outstanding.add(1, ordering: .acquiringAndReleasing)
+        defer { outstanding.subtract(1, ordering: .acquiringAndReleasing) }
         wal.withLock { box in
             guard box.wal.needsPreparation else { return }
             do { try box.wal.prepareSegment() } catch { fatal("\(error)") }

@@ -126,7 +126,8 @@ final class ReplicaLoop {
         if let release = effects.release { parts.log.release(release) }
         if let revision = effects.hashCompaction { parts.hashes.hash(revision) }
         if let unused = effects.unusedSnapshot {
-            parts.files.remove(index: unused.index, term: unused.term)
+            let files = parts.files
+            parts.backend.performSurely { _ in files.remove(index: unused.index, term: unused.term) }
         }
         if effects.isStopped { isStopping = true }
         if effects.isRemoved, !isRemovalTold {

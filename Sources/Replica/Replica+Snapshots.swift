@@ -70,6 +70,8 @@ extension Replica {
 
     func retrySnapshots(_ now: UInt64) {
         for peer in snapshotRetries.takeDue(now: now) {
+            // What it was told during the wait, no transfer heard.
+            hurriedSnapshots.removeAll { $0 == peer }
             raft.snapshotReported(to: peer, succeeded: false)
         }
     }

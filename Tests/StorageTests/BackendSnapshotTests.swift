@@ -177,7 +177,10 @@ extension BackendReader {
         // Only the reader at work still has the old file open.
         #expect(openDeletedFiles() > 0)
         #expect(try working.records == 20)
+        // It closes on the writer's thread, not on this reader's.
         working.reset()
+        #expect(openDeletedFiles() > 0)
+        backend.releaseReplaced()
         #expect(openDeletedFiles() == 0)
         for reader in [working, resting, never] {
             try reader.renew()
@@ -189,6 +192,30 @@ extension BackendReader {
         try resting.renew()
         #expect(try resting.mark == "newer")
         resting.reset()
+    }
+
+    /// The bound on growth was taken from the default map, whatever the map was: a leader with a small one would have
+    /// found it full in its next commit.
+    @Test func aSnapshotGivesWayBeforeTheMapIsFull() throws {
+        var configuration = BackendConfiguration()
+        configuration.mapBytes = 4 << 20
+        let backend = try Backend(path: temporary.path + "/small", configuration: configuration)
+        try backend.fill(from: 1, count: 10, mark: "1")
+        let snapshot = try backend.snapshot()
+        var page = [UInt8](repeating: 0, count: 4096)
+        func read() throws { try page.withUnsafeMutableBytes { try snapshot.read(at: 8192, into: $0) } }
+        try read()
+        var last = 10
+        #expect(throws: DiskError.self) {
+            while last < 100_000 {
+                try backend.fill(from: Int64(last + 1), count: 500, mark: "\(last)")
+                last += 500
+                try read()
+            }
+        }
+        // What broke off was the snapshot, with room left for the writer.
+        #expect(last < 100_000)
+        try backend.fill(from: Int64(last + 1), count: 500, mark: "on")
     }
 
     /// Data files of this test that are open and have no name any more.
@@ -235,6 +262,7 @@ extension BackendReader {
             }
             for try await last in group { #expect(last == 30) }
         }
+        backend.releaseReplaced()
         #expect(openDeletedFiles() == 0)
     }
 

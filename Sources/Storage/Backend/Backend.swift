@@ -13,13 +13,13 @@ package struct BackendConfiguration: Sendable {
     /// The most readers that can exist at once.
     package var maxReaders: UInt32
     /// How much the file may grow while a snapshot of it is read, in bytes, since pages that the snapshot names
-    /// are not used again meanwhile; beyond it reading the snapshot fails.
-    package var maxGrowthUnderSnapshot: UInt64
+    /// are not used again meanwhile; beyond it reading the snapshot fails, and in any case before the map is
+    /// full. Nil: a quarter of the map.
+    package var maxGrowthUnderSnapshot: UInt64?
 
     package init(mapBytes: UInt64 = 16 << 30, maxReaders: UInt32 = 126) {
         self.mapBytes = mapBytes
         self.maxReaders = maxReaders
-        maxGrowthUnderSnapshot = mapBytes / 4
     }
 }
 

@@ -44,19 +44,27 @@ final class BackendEnvironments: Sendable {
         }
     }
 
-    /// Takes readers at rest off environments that are no longer in force. Such an environment closes
-    /// with the last reader at work on it.
+    /// Takes readers at rest off environments that are no longer in force, and closes those that nobody reads. One
+    /// that a reader is at work on waits for the next call: closing a large file takes long, and is the caller's.
     func letGo() {
-        let (current, readers, retired) = state.withLock { state in
-            defer { state.retired = [] }
-            return (
-                state.current,
-                state.retired.isEmpty ? [] : state.readers.values.compactMap(\.reader), state.retired
-            )
+        let (current, readers) = state.withLock { state in
+            (state.current, state.retired.isEmpty ? [] : state.readers.values.compactMap(\.reader))
         }
+        if readers.isEmpty && isEverythingClosed { return }
         for reader in readers { reader.leave(current) }
-        _ = retired
+        let unread = state.withLock { state in
+            var unread: [BackendEnvironment] = []
+            for position in state.retired.indices.reversed()
+            where isKnownUniquelyReferenced(&state.retired[position]) {
+                unread.append(state.retired.remove(at: position))
+            }
+            return unread
+        }
+        // They end here, without the lock.
+        _ = consume unread
     }
+
+    private var isEverythingClosed: Bool { state.withLock { $0.retired.isEmpty } }
 
     func register(_ reader: BackendReader) {
         state.withLock { $0.readers[ObjectIdentifier(reader)] = WeakReader(reader: reader) }

@@ -114,6 +114,8 @@ package final class BackendReader: @unchecked Sendable {
         guard isActive else { return }
         isActive = false
         mdb_txn_reset(transaction)
+        // From rest on another thread may take the environment away.
+        let environment = environment
         phase.store(Phase.idle, ordering: .sequentiallyConsistent)
         // Whoever replaced the file meanwhile has found this reader at work and passed it by.
         if let source, source.isReplaced(since: environment) { leave(source.current) }

@@ -42,7 +42,7 @@ extension Backend {
         return BackendReplacement(environments, try Self.open(path, configuration))
     }
 
-    /// Closes files that were replaced, as far as no reader is at work on them; those close with the last one's
-    /// `reset`. To be called after `BackendReplacement.activate`, where the closing of a large file harms nobody.
+    /// Closes files that were replaced, as far as no reader is at work on them. To be called after
+    /// `BackendReplacement.activate` and now and then, where the closing of a large file harms nobody.
     package func releaseReplaced() { environments.letGo() }
 }

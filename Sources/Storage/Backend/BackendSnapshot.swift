@@ -23,7 +23,9 @@ package final class BackendSnapshot: ByteSource {
     package let byteCount: UInt64
 
     /// To be called on the writer's thread, between two updates: no meta page changes meanwhile.
-    init(_ environment: BackendEnvironment, maxGrowth: UInt64) throws(BackendError) {
+    init(
+        _ environment: BackendEnvironment, _ configuration: BackendConfiguration
+    ) throws(BackendError) {
         self.environment = environment
         reader = try BackendReader(environment)
         try reader.renew()
@@ -36,7 +38,10 @@ package final class BackendSnapshot: ByteSource {
         let pages = try Self.metaPages(file, pageBytes: pageBytes, of: reader.transactionID)
         metaPages = pages
         byteCount = (PageBytes(bytes: pages).u64(Self.lastPageOffset) + 1) * UInt64(pageBytes)
-        maxUsedBytes = byteCount.addingReportingOverflow(maxGrowth).partialValue
+        let map = configuration.mapBytes
+        // Commits of the writer come first: they must find room whatever is being read.
+        maxUsedBytes = min(
+            byteCount &+ (configuration.maxGrowthUnderSnapshot ?? map / 4), map - map / 16)
     }
 
     private static func metaPages(
@@ -99,6 +104,6 @@ package final class BackendSnapshot: ByteSource {
 extension Backend {
     /// The file as of the last commit. On the writer's thread, between two updates.
     package func snapshot() throws(BackendError) -> BackendSnapshot {
-        try BackendSnapshot(environment, maxGrowth: configuration.maxGrowthUnderSnapshot)
+        try BackendSnapshot(environment, configuration)
     }
 }
