@@ -10,25 +10,6 @@ import Testing
 
 @testable import Node
 
-private final class CollectingSink: AnswerSink {
-    func deliver(_ answers: [PendingAnswer]) {
-        for answer in answers { answer.waiter.replicaAnswered(answer.answer) }
-    }
-}
-
-private final class Waiter: ReplyWaiter {
-    let loopIndex = 0
-    private let box = Mailbox<ReplicaAnswer>(capacity: 1)
-
-    func replicaAnswered(_ answer: ReplicaAnswer) { box.post(answer) }
-
-    func wait() -> ReplicaAnswer? {
-        var answers: [ReplicaAnswer] = []
-        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000)
-        return answers.first
-    }
-}
-
 private func withDirectory(_ body: (String) throws -> Void) throws {
     let directory = FileManager.default.temporaryDirectory
         .appendingPathComponent("moonraft-\(UUID().uuidString)").path

@@ -11,25 +11,6 @@ import Testing
 @testable import Node
 @testable import StateMachine
 
-private final class CollectingSink: AnswerSink {
-    func deliver(_ answers: [PendingAnswer]) {
-        for answer in answers { answer.waiter.replicaAnswered(answer.answer) }
-    }
-}
-
-private final class Waiter: ReplyWaiter {
-    let loopIndex = 0
-    private let box = Mailbox<ReplicaAnswer>(capacity: 1)
-
-    func replicaAnswered(_ answer: ReplicaAnswer) { box.post(answer) }
-
-    func wait() -> ReplicaAnswer? {
-        var answers: [ReplicaAnswer] = []
-        box.take(into: &answers, deadline: monotonicNanoseconds() + 5_000_000_000)
-        return answers.first
-    }
-}
-
 /// A directory for one test.
 private final class Scratch {
     let path = FileManager.default.temporaryDirectory
