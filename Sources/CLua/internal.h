@@ -120,7 +120,7 @@ typedef struct {
 
 static inline moonraft_vm *vm_of(lua_State *L) { return *(moonraft_vm **)lua_getextraspace(L); }
 
-// vm.c
+// budget.c
 // Charges work that the count hook cannot see; raises when the budget is spent.
 void vm_charge(lua_State *L, uint64_t units);
 // The same without raising: 1 when spent (for matchers that unwind first).
@@ -128,8 +128,41 @@ int vm_charge_quietly(moonraft_vm *vm, uint64_t units);
 // Raises the uncatchable error of a spent budget.
 int vm_raise_violation(lua_State *L);
 void vm_violate(moonraft_vm *vm, int kind);
+// Instructions until the hook runs again, and what they should be while big strings exist.
+void vm_arm(moonraft_vm *vm, int period);
+int vm_period(const moonraft_vm *vm);
+// Lua's allocator.
+void *vm_allocate(void *context, void *block, size_t old, size_t size);
 int vm_pcall(lua_State *L);
+
+// source.c
+// Leaves the compiled chunk on the stack, its globals the plugin's; raises on errors.
+void vm_load_text(lua_State *L, const char *chunk, const uint8_t *bytes, size_t count);
 int vm_require(lua_State *L);
+
+// setup.c
+// Argument: the options. Leaves the trampoline of hook calls, whose upvalues are the hooks and faces.
+int vm_set_up(lua_State *L);
+// Replaces the table on top by an empty one that reads through to it and cannot be written.
+void vm_freeze(lua_State *L);
+
+// vm.c
+typedef struct {
+    const char *chunk;
+    const uint8_t *bytes;
+    size_t count;
+    int driver;
+    int32_t face1, face2;
+    int index;
+} vm_request;
+// Every entry into the script: begin, a protected call, finish, which gives a MOONRAFT_ result.
+void vm_begin(moonraft_vm *vm, int phase, moonraft_budget budget);
+int32_t vm_finish(moonraft_vm *vm, int status, int base);
+int32_t vm_protected_call(moonraft_vm *vm, lua_CFunction function, vm_request *r, int results);
+int vm_call_hook(lua_State *L);
+
+// driver.c
+int vm_register_test(lua_State *L);
 
 // wire.c
 // Appends the value at `index`; raises on what cannot be passed.

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-extern int vm_register_test(lua_State *L);
-
 // Refuses what would let script code run outside the budget: finalizers run with hooks off, and weak tables
 // give the collector work that grows with the square of the table.
 static int base_setmetatable(lua_State *L) {
