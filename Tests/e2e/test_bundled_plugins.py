@@ -5,6 +5,8 @@ raw gRPC and etcdctl; the audit file and /metrics are read from outside.
 """
 
 import base64
+import collections
+import contextlib
 import crypt
 import hashlib
 import hmac
@@ -436,6 +438,54 @@ def test_levels_by_rule(server, robot):
     assert "written-in-full" in json.dumps(about(server, "/shared/full/a")[0])
     hashed = json.dumps(about(server, "/shared/hash/a")[0])
     assert "hashed-value" not in hashed and hashlib.sha256(b"hashed-value").hexdigest() in hashed
+
+
+def test_every_request_is_completed_once(server, robot, admin):
+    """Refused streams, calls given up while their lease's keys are looked up, and the calls that follow in their place."""
+    before = len(records(server))
+    leases = [admin.grant(600).ID for _ in range(20)]
+    for number, lease in enumerate(leases):
+        robot.txn(success=[put_op(b"/drop/%d/%d" % (number, k), lease=lease) for k in range(40)])
+    for lease in leases:
+        with pytest.raises(grpc.RpcError):
+            list(robot.call("KV.RangeStream", key=b"/alice/", range_end=b"/alice0"))
+        given_up = robot.future("Lease.LeaseRevoke", ID=lease)
+        given_up.cancel()
+        list(robot.call("KV.RangeStream", key=b"/shared/", range_end=b"/shared0"))
+        robot.put(b"/shared/after", b"v")
+    robot.put(b"/shared/the-last", b"v")
+    eventually(lambda: about(server, "/shared/the-last"))
+    stages = collections.defaultdict(list)
+    for record in records(server)[before:]:
+        stages[record["id"]].append((record["stage"], record["rpc"]))
+    # A watch or a stream that is refused may have nothing to complete; nothing is completed twice or as something else.
+    for number, seen in stages.items():
+        assert len(seen) == len(set(seen)) and len({rpc for _, rpc in seen}) == 1, (number, seen)
+    puts = [seen for seen in stages.values() if seen[0][1] == "put"]
+    assert len(puts) == len(leases) + 1 and all(len(seen) == 2 for seen in puts)
+
+
+@pytest.mark.parametrize("mode", ["required", "best-effort"])
+def test_no_record_is_lost_at_a_stop(tmp_path, binary, mode):
+    config = tmp_path / "moonraft.toml"
+    config.write_text(('[plugins]\nfolder = "%s"\n[[plugin]]\nname = "audit-log"\n' % PLUGINS)
+                      + ('[plugin.failure]\naudit = "closed"\n' if mode == "required" else ""))
+    with_load = Server(tmp_path, config=config).start()
+    answered = []
+    with with_load.client() as client:
+        calls = [client.future("KV.Put", key=b"/stop/%d" % number, value=b"v") for number in range(600)]
+        calls[100].result()
+        status = with_load.terminate()
+        for number, call in enumerate(calls):
+            with contextlib.suppress(grpc.RpcError):
+                call.result()
+                answered.append(b"/stop/%d" % number)
+    assert status == 0 and len(answered) > 100
+    audited = [r for r in records(with_load) if r["rpc"] == "put" and r["stage"] == "completed" and r["code"] == 0]
+    written = {json.dumps(r) for r in audited}
+    assert len(audited) == len(written) >= len(answered)
+    keys_written = {op["key"] for r in audited for op in r["ops"]}
+    assert {key.decode() for key in answered} <= keys_written
 
 
 def test_no_secret_is_in_log_or_audit(server, anonymous):
