@@ -18,7 +18,7 @@ extension RPCStatus {
             code = .invalidArgument
         case .compacted, .futureRevision, .leaseTTLTooLarge: code = .outOfRange
         case .leaseNotFound, .memberNotFound: code = .notFound
-        case .leaseExists, .memberExists, .peerURLExists, .notLearner, .tooManyLearners:
+        case .leaseExists, .memberExists, .peerURLExists, .notLearner:
             code = .failedPrecondition
         case .noSpace, .tooManyAlarms, .tooManyMembers, .replyTooLarge: code = .resourceExhausted
         case .corrupt: code = .dataLoss

@@ -21,7 +21,7 @@ final class LeaseService {
         if !context.hasSpace(cost: QuotaCost.lease) {
             return call.finish(RPCStatus(ApplyError.noSpace))
         }
-        let ttl = fields.0
+        let ttl = max(fields.0, context.options.minimumLeaseTTLSeconds)
         var id = fields.1
         while id == 0 { id = Int64.random(in: 1 ... .max, using: &generator) }
         gated(call, .leaseGrant, message) { [context] trail in

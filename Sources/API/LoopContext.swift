@@ -12,6 +12,8 @@ package struct APIOptions: Sendable {
     /// Longest request in bytes (`max-request-bytes`).
     package var maxRequestBytes = 1_572_864
     package var maxTxnOps = 128
+    /// Shorter leases are granted for this long (etcd: 1.5 election timeouts, rounded up).
+    package var minimumLeaseTTLSeconds: Int64 = 2
     /// Nil: no quota.
     package var quotaBytes: Int64?
     /// Idle time after which a watcher that asked for it gets a progress notification.

@@ -140,8 +140,8 @@ extension Setting {
         .integer(
             "cluster.max-learners", \.cluster.maximumLearners, in: 1...64, unit: "members", flag: "max-learners",
             """
-            Members without a vote at one time. Each costs the leader another copy of everything. Must be the same on \
-            all members, since it decides whether one may be added.
+            Members without a vote at one time. Each costs the leader another copy of everything. The leader's setting \
+            counts.
             """),
     ]
 

@@ -121,11 +121,27 @@ extension Replica {
     /// Why the leader does not propose these changes; nil when it does.
     private func refusal(of list: ChangeList) -> NodeError? {
         if let error = machine.checkMembership(list.changes) { return NodeError(error) }
+        if hasTooManyLearners(list.changes) { return .tooManyLearners }
         guard configuration.strictReconfiguration else { return nil }
         for change in list.changes {
             if let error = strictRefusal(of: change) { return error }
         }
         return nil
+    }
+
+    /// Whether a learner would be added beyond the bound.
+    private func hasTooManyLearners(_ changes: [MembershipChange]) -> Bool {
+        var learners = Set(machine.members.filter(\.isLearner).map(\.id))
+        for change in changes {
+            switch change {
+            case .add(let member):
+                guard member.isLearner else { continue }
+                if learners.count >= configuration.maximumLearners { return true }
+                learners.insert(member.id)
+            case .remove(let id), .promote(let id): learners.remove(id)
+            }
+        }
+        return false
     }
 
     /// etcd's rules that keep a quorum of started and reachable members
@@ -213,7 +229,6 @@ extension NodeError {
         case .memberExists: self = .memberExists
         case .peerURLExists: self = .peerURLExists
         case .notLearner: self = .notLearner
-        case .tooManyLearners: self = .tooManyLearners
         default: self = .unhealthyCluster
         }
     }

@@ -49,6 +49,9 @@ package struct ReplicaConfiguration: Sendable {
     package var maxComparedCompactions = 10
     /// Refuse membership changes that would risk the quorum (`strict-reconfig-check`).
     package var strictReconfiguration = true
+    /// Learners at one time (etcd `max-learners`): each costs the leader a whole log stream while no write waits for
+    /// it. The leader's setting counts.
+    package var maximumLearners = 1
     /// The cluster version that a leader proposes.
     package var clusterVersion = ""
 

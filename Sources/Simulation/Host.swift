@@ -67,7 +67,6 @@ extension Simulation {
 
     private var machineConfiguration: StateMachineConfiguration {
         var configuration = StateMachineConfiguration()
-        configuration.minimumLeaseTTLSeconds = 1
         // Short enough that leases of seconds are checkpointed.
         configuration.leaseCheckpointIntervalMilliseconds = 1_500
         configuration.leaseRevokeRetryMilliseconds = 1_000

@@ -21,7 +21,6 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
     case memberExists
     case peerURLExists
     case notLearner
-    case tooManyLearners
     // Bounds of this implementation.
     case tooManyAlarms
     case tooManyMembers
@@ -53,7 +52,6 @@ package enum ApplyError: Error, Equatable, Hashable, Sendable, CaseIterable {
         case .memberExists: "etcdserver: member ID already exist"
         case .peerURLExists: "etcdserver: Peer URLs already exists"
         case .notLearner: "etcdserver: can only promote a learner member"
-        case .tooManyLearners: "etcdserver: too many learner members in cluster"
         case .tooManyAlarms: "moonraft: too many alarms"
         case .tooManyMembers: "moonraft: too many members"
         case .replyTooLarge:

@@ -26,10 +26,6 @@ extension StateMachine {
         case .add(let member):
             if memberByID[member.id] != nil || isRemoved(member.id) { return .memberExists }
             if isPeerURLTaken(member.peerURLs, by: member.id) { return .peerURLExists }
-            if member.isLearner {
-                let learners = memberByID.values.count(where: \.isLearner)
-                if learners >= configuration.maximumLearners { return .tooManyLearners }
-            }
             return memberByID.count >= configuration.maximumMembers ? .tooManyMembers : nil
         case .remove(let id):
             return memberByID[id] == nil ? .memberNotFound : nil

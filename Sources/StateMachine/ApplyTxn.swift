@@ -17,7 +17,8 @@ extension StateMachine {
         let request = try decode(body) { (bytes) throws(DecodeError) in
             try TxnRequestView(bytes)
         }
-        try RequestCheck.txn(request, maxOps: configuration.maxTxnOps)
+        // The number of operations was judged before the entry was proposed.
+        try RequestCheck.txn(request, maxOps: .max)
         let cost = QuotaCost.txn(request)
         try refuseGrowth(cost: cost)
         let fits = fitsQuota(cost: cost)

@@ -1,14 +1,14 @@
-/// The bounds of the state machine. Every member of a cluster must use the same values of those
-/// marked "replicated": they decide how an entry is applied.
+/// The bounds of the state machine. Nothing that an operator can set decides how an entry is applied: members whose
+/// settings differ, as during a rolling change of them, would drift apart. Such a limit is judged before an entry is
+/// proposed (operations of a transaction, the least TTL of a lease, the number of learners), and the entry holds the
+/// outcome. What is marked "replicated" here is a constant of the product, changed only with the cluster version.
 package struct StateMachineConfiguration: Sendable {
-    /// Operations per level of a transaction (etcd `max-txn-ops`). Replicated.
-    package var maxTxnOps = 128
     /// Largest size of the backend in bytes (etcd `quota-backend-bytes`); 0 means 2 GiB, a negative
     /// number means none. Above it a write is applied yet answered with `noSpace`, so this decides
     /// an answer and never the state.
     package var quotaBytes: Int64 = 0
-    /// Shorter leases are raised to this (etcd: 1.5 election timeouts, rounded up). Replicated.
-    package var minimumLeaseTTLSeconds: Int64 = 2
+    /// Shorter leases are raised to this. Replicated; the election timeout's share is added by who proposes the grant.
+    package var minimumLeaseTTLSeconds: Int64 = 1
     /// Longer leases are refused. Replicated.
     package var maximumLeaseTTLSeconds: Int64 = 9_000_000_000
     /// Bytes of a transaction's reply; ranges beyond it are not read and the reply is an error.
@@ -17,9 +17,6 @@ package struct StateMachineConfiguration: Sendable {
     package var maximumAlarms = 1024
     /// Members of the cluster, learners included. Replicated.
     package var maximumMembers = 64
-    /// Learners at one time (etcd `max-learners`): each costs the leader a whole log stream while no
-    /// write waits for it. Replicated.
-    package var maximumLearners = 1
 
     /// Expired leases handed out for revocation within one second.
     package var leaseRevokesPerSecond = 1000

@@ -19,7 +19,7 @@ extension NodeOptions {
         clientURLs = settings.clients.advertise.map(\.description)
         ownPeerURLs = initialMembers.first { $0.name == name }?.peerURLs ?? []
         replica.strictReconfiguration = settings.cluster.strictReconfigurationCheck
-        machine.maximumLearners = settings.cluster.maximumLearners
+        replica.maximumLearners = settings.cluster.maximumLearners
         joinsExisting = settings.cluster.initialState == .existing
         clusterToken = settings.cluster.initialToken
         let heartbeat = max(1, settings.raft.heartbeatInterval.milliseconds)
@@ -46,11 +46,7 @@ extension NodeOptions {
         wal.segmentBytes = settings.storage.walSegmentBytes
         backend.mapBytes = UInt64(settings.storage.mapBytes)
         store.rangeChunkKeys = settings.limits.rangeChunkKeys
-        machine.maxTxnOps = settings.limits.maximumTransactionOperations
         machine.quotaBytes = Int64(settings.storage.quotaBytes ?? -1)
-        // ceil(1.5 × election ticks × heartbeat), as etcd.
-        machine.minimumLeaseTTLSeconds = Int64(
-            (3 * settings.raft.electionTimeout.milliseconds / 2 + 999) / 1000)
         machine.leaseCheckpointIntervalMilliseconds = Int64(
             settings.lease.checkpointInterval.milliseconds)
         mailboxCapacity = settings.limits.replicaMailbox
@@ -64,6 +60,9 @@ extension APIOptions {
         self.init()
         maxRequestBytes = settings.limits.maximumRequestBytes
         maxTxnOps = settings.limits.maximumTransactionOperations
+        // ceil(1.5 × election ticks × heartbeat), as etcd.
+        minimumLeaseTTLSeconds = Int64(
+            (3 * settings.raft.electionTimeout.milliseconds / 2 + 999) / 1000)
         quotaBytes = settings.storage.quotaBytes.map { Int64($0) }
         progressNotifyNanoseconds = settings.watch.progressNotifyInterval.nanoseconds
         eventQueueLength = settings.limits.eventBusQueue

@@ -13,7 +13,6 @@ import Testing
         _ change: (inout StateMachineConfiguration) -> Void = { _ in }
     ) -> Machine {
         var configuration = StateMachineConfiguration()
-        configuration.minimumLeaseTTLSeconds = 1
         change(&configuration)
         let machine = Machine(configuration)
         machine.state.promote(now: machine.now, extendMilliseconds: 0)
@@ -30,14 +29,14 @@ import Testing
     // MARK: Grant
 
     @Test func aGrantAnswersItsIdAndTTL() throws {
-        let machine = leader { $0.minimumLeaseTTLSeconds = 2 }
+        let machine = leader()
         let granted = machine.grant(7, ttl: 60)
         #expect(try reply(granted) == (7, 60))
         #expect(granted.effect == .leaseGranted(id: 7, ttlSeconds: 60))
         #expect(granted.revision == 1)
-        #expect(try reply(machine.grant(-5, ttl: 1)) == (-5, 2))
-        #expect(try reply(machine.grant(8, ttl: 0)) == (8, 2))
-        #expect(try reply(machine.grant(9, ttl: .min)) == (9, 2))
+        #expect(try reply(machine.grant(-5, ttl: 1)) == (-5, 1))
+        #expect(try reply(machine.grant(8, ttl: 0)) == (8, 1))
+        #expect(try reply(machine.grant(9, ttl: .min)) == (9, 1))
         #expect(try reply(machine.grant(10, ttl: 9_000_000_000)) == (10, 9_000_000_000))
     }
 

@@ -96,7 +96,6 @@ private func member(
         let check: (MembershipChange) -> ApplyError? = machine.state.checkMembership
         #expect(check(.add(member(1, "http://a", isLearner: true))) == .memberExists)
         #expect(check(.add(member(4, "http://d", "http://b2", isLearner: true))) == .peerURLExists)
-        #expect(check(.add(member(4, "http://d", isLearner: true))) == .tooManyLearners)
         #expect(check(.add(member(4, "http://d"))) == nil)
         #expect(check(.remove(9)) == .memberNotFound)
         #expect(check(.remove(3)) == nil)
@@ -116,17 +115,6 @@ private func member(
         }
         #expect(machine.state.members == before)
         #expect(machine.state.removedMembers.isEmpty)
-    }
-
-    @Test func theNumberOfLearnersIsASetting() {
-        var configuration = StateMachineConfiguration()
-        configuration.maximumLearners = 2
-        let machine = cluster(configuration)
-        #expect(machine.change(.add(member(3, "c", isLearner: true))).error == nil)
-        #expect(machine.change(.add(member(4, "d", isLearner: true))).error == nil)
-        #expect(machine.change(.add(member(5, "e", isLearner: true))).error == .tooManyLearners)
-        machine.change(.promote(3))
-        #expect(machine.change(.add(member(5, "e", isLearner: true))).error == nil)
     }
 
     @Test func anEntryWithoutAChangeOnlyCounts() {

@@ -225,7 +225,6 @@ private func verdict(_ get: Get) -> ApplyError? {
             .memberExists: "etcdserver: member ID already exist",
             .peerURLExists: "etcdserver: Peer URLs already exists",
             .notLearner: "etcdserver: can only promote a learner member",
-            .tooManyLearners: "etcdserver: too many learner members in cluster",
         ]
         for error in ApplyError.allCases {
             if let text = expected[error] {
