@@ -64,7 +64,7 @@ import Testing
         var out = [CChar](repeating: 0, count: Int(MOONRAFT_BCRYPT_HASH_BYTES))
         let password = Array("correct horse".utf8)
         #expect(moonraft_bcrypt_hash(password, password.count, 4, &salt, &out) == 0)
-        let hash = String(cString: out)
+        let hash = String(decoding: out.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
         let fixture = try PluginFixture()
         let loop = try fixture.loop(
             hook: "authn",
