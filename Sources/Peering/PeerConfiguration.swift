@@ -53,7 +53,7 @@ package struct PeerConfiguration: Sendable {
     /// The accepting side closes a connection on which nothing arrived for so long.
     package var idleTimeout = TimeAmount.seconds(15)
     /// How long a removed member is still talked to, so that it learns of its removal.
-    package var removalGrace = TimeAmount.seconds(5)
+    package var removalGrace = TimeAmount.seconds(2)
 
     package var snapshotChunkBytes = 64 << 10
     /// What one snapshot is sent at most, so that a transfer leaves disk and processors to the clients

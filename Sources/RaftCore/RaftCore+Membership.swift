@@ -91,6 +91,7 @@ extension RaftCore {
     }
 
     private mutating func adopt(_ new: ConfState) {
+        if role == .leader { tellLeaving(new) }
         confState = new
         rebuildProgress()
         guard role == .leader else { return }
@@ -107,6 +108,15 @@ extension RaftCore {
         // A smaller majority may hold more.
         advanceCommit()
         confirmReads()
+    }
+
+    /// Tells members that are about to leave that the change is committed: nothing is sent to them from here on, and
+    /// whoever has not answered yet could not know.
+    private mutating func tellLeaving(_ new: ConfState) {
+        let members = new.members
+        for position in progress.indices where progress[position].id != id {
+            if !members.contains(progress[position].id) { sendCommit(at: position) }
+        }
     }
 
     /// Refuses to give a vote to a learner that is far behind: until it catches up, it would be

@@ -47,6 +47,14 @@ extension RaftCore {
         sendNow(.heartbeat(commit: commit, round: 0), to: progress[position].id, term: term)
     }
 
+    /// Tells the member at `position` the commit index by an append, behind what is on its way there.
+    mutating func sendCommit(at position: Int) {
+        guard progress[position].sentCommit < commitIndex else { return }
+        progress[position].requestAppend()
+        var shared = SharedEntries()
+        sendAppends(at: position, shared: &shared)
+    }
+
     /// Sends the member at `position` all it may be sent now.
     private mutating func sendAppends(
         at position: Int, shared: inout SharedEntries

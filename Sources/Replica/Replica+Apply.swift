@@ -26,6 +26,7 @@ extension Replica {
         raft.compactLog(through: last.index)
         if !hasAppliedInTerm, last.term == raft.term, raft.role == .leader {
             hasAppliedInTerm = true
+            changes.isDue = true
             publish(now)
         }
     }
@@ -107,6 +108,8 @@ extension Replica {
         let isInForce = isSound && result.error == nil
         let confState = raft.applyConfigChange(isInForce ? change : nil, at: entry.index)
         machine.confState = confState.encoded()
+        // The next in line may go.
+        changes.isDue = true
         backend.applied(bytes: 0)
         _ = takeOwn(entry)
         if isInForce { membershipChanged() }

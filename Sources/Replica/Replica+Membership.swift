@@ -14,11 +14,17 @@ struct ChangeQueue {
     }
 
     private(set) var queued: [Queued] = []
+    /// Something has happened since the first was last tried, so trying again may help.
+    var isDue = false
     var isEmpty: Bool { queued.isEmpty }
     var count: Int { queued.count }
     var first: Queued? { queued.first }
 
-    mutating func append(_ change: Queued) { queued.append(change) }
+    mutating func append(_ change: Queued) {
+        queued.append(change)
+        isDue = true
+    }
+
     mutating func removeFirst() { queued.removeFirst() }
 
     mutating func removeAll() -> [Queued] {
@@ -62,6 +68,7 @@ extension Replica {
 
     /// Proposes queued changes until one has to wait.
     func proposeChanges() {
+        changes.isDue = false
         guard raft.role == .leader, hasAppliedInTerm else { return }
         while let next = changes.first {
             if let error = refusal(of: next.list) {

@@ -181,6 +181,8 @@ package final class Replica {
             try raft.step(message)
         } catch {
             figures.refusedMessages &+= 1
+            // What a member had under way when it was removed is no news.
+            if case .unknownPeer(let peer) = error, machine.isRemoved(peer) { return }
             let text = "message of member \(String(message.from, radix: 16)): \(error)"
             if error.isFatal { effects.fatal = text } else { effects.complaint = text }
         }
@@ -214,7 +216,7 @@ package final class Replica {
     /// Whether `takeEffects` has something to give.
     package var hasEffects: Bool {
         raft.hasReady || !proposals.isEmpty || hasReadsToConfirm || effects.hasAny
-            || mayInstall || mayCopy
+            || mayInstall || mayCopy || (changes.isDue && !changes.isEmpty)
     }
 
     private func takeReady(now: UInt64) {

@@ -21,6 +21,25 @@ import Testing
         for id in cluster.ids { #expect(try cluster.version(of: "a", at: id) == 1) }
     }
 
+    /// Its removal is committed before it has answered; the leader's last message tells it, and so it can tell its
+    /// client, at once.
+    @Test func aMemberThatIsRemovedByItsOwnRequestAnswersIt() throws {
+        let cluster = Cluster(4)
+        try cluster.startAll()
+        try cluster.elect(1)
+        cluster.passes = { message in
+            if case .raft = message { return message.from != 4 }
+            return true
+        }
+        let asked = Asked()
+        try cluster.give(.changeMembership([.remove(4)], asked), to: 4)
+        guard case .membershipChanged(let members)? = asked.answers.first else {
+            Issue.record("\(asked.answers)")
+            return
+        }
+        #expect(members.map(\.id) == [1, 2, 3])
+    }
+
     /// The leader took the command, died before anybody heard of it, and came back with a memory of
     /// nothing. A second copy of the request must not make it say that it never took the first.
     @Test func aRestartedLeaderDoesNotDenyWhatItTook() throws {
