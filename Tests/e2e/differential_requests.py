@@ -264,7 +264,8 @@ class Generator:
         if kind < 0.85:
             return Request("KV.DeleteRange", M.DeleteRangeRequest(key=b"none", range_end=b"nonf", prev_kv=True))
         if kind < 0.9:
-            return Request("KV.Compact", M.CompactionRequest(revision=self.pick(-1, 0, self.pair.compacted, INT64_MAX)))
+            return Request("KV.Compact", M.CompactionRequest(
+                revision=self.pick(0, self.pair.compacted) if self.pair.compacted > 0 else self.pick(-1, INT64_MAX)))
         if kind < 0.93:
             return Request("Lease.LeaseTimeToLive", M.LeaseTimeToLiveRequest(ID=self.pick(*LEASES), keys=True))
         if kind < 0.96:
