@@ -53,8 +53,10 @@ final class MaintenanceService: OperatorService {
     // MARK: Alarm
 
     func alarm(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
-        guard let request: Etcdserverpb_AlarmRequest = decode(call, message) else { return }
-        gated(call, .alarm, message) { [self] trail in
+        guard var request: Etcdserverpb_AlarmRequest = decode(call, message) else { return }
+        // What is not known is not for the log, where a field of another wire type would be malformed.
+        request.unknownFields = UnknownStorage()
+        gated(call, .alarm, message) { [self, request] trail in
             // Unknown actions and types go to the state machine, which refuses them the same way
             // on every member.
             let body = [UInt8](message: request) ?? []

@@ -10,6 +10,8 @@ final class WatchStream: CallHandler {
     private unowned let context: LoopContext
     private let call: ServerCall
     private var watchers: [Int64: Watcher] = [:]
+    /// Ids of watchers that a compaction ended. As in etcd they stay taken until the client cancels them.
+    private var endedIDs: Set<Int64> = []
     private var stalledWatchers: [Watcher] = []
     private var nextID: Int64 = 0
     private var isClosed = false
@@ -29,16 +31,11 @@ final class WatchStream: CallHandler {
 
     func received(_ message: UnsafeRawBufferPointer, _ call: ServerCall) {
         do throws(DecodeError) {
-            var reader = ProtoReader(message)
-            while let tag = try reader.next() {
-                switch tag.field {
-                case 1: create(try reader.slice(tag))
-                case 2: cancel(try LeaseNumbers.decode(try reader.slice(tag)).0)
-                case 3:
-                    _ = try reader.slice(tag)
-                    progress()
-                default: try reader.skip(tag)
-                }
+            switch try WatchRequestView(message) {
+            case .none: break
+            case .create(let request, let bytes): create(request, bytes)
+            case .cancel(let id): cancel(id)
+            case .progress: progress()
             }
         } catch {
             call.finish(.undecodableMessage(error))
@@ -47,13 +44,7 @@ final class WatchStream: CallHandler {
         if !call.isWritable { call.pauseReceiving() }
     }
 
-    private func create(_ bytes: UnsafeRawBufferPointer) {
-        let request: WatchCreateRequest
-        do throws(DecodeError) {
-            request = try WatchCreateRequest(bytes)
-        } catch {
-            return call.finish(.undecodableMessage(error))
-        }
+    private func create(_ request: WatchCreateRequest, _ bytes: UnsafeRawBufferPointer) {
         if let gate = context.gate {
             let isSelected = request.key.withUnsafeBytes { key in
                 request.rangeEnd.withUnsafeBytes { gate.selects(.watch, key, $0) }
@@ -83,15 +74,15 @@ final class WatchStream: CallHandler {
         {
             return refuseCreation("mvcc: watcher range is empty")
         }
-        if watchers.count >= context.options.maxWatchersPerStream {
+        if watchers.count + endedIDs.count >= context.options.maxWatchersPerStream {
             return refuseCreation("moonraft: too many watchers on the stream")
         }
         var id = request.watchID
         if id == 0 {
-            while watchers[nextID] != nil { nextID += 1 }
+            while isTaken(nextID) { nextID += 1 }
             id = nextID
             nextID += 1
-        } else if watchers[id] != nil {
+        } else if isTaken(id) {
             return refuseCreation("mvcc: duplicate watch ID provided on the WatchStream")
         }
         let current = context.node.store.currentRevision
@@ -122,10 +113,15 @@ final class WatchStream: CallHandler {
         }
     }
 
+    private func isTaken(_ id: Int64) -> Bool { watchers[id] != nil || endedIDs.contains(id) }
+
     private func cancel(_ id: Int64) {
-        guard let watcher = watchers.removeValue(forKey: id) else { return }
-        context.hub.remove(watcher)
-        stalledWatchers.removeAll { $0 === watcher }
+        if let watcher = watchers.removeValue(forKey: id) {
+            context.hub.remove(watcher)
+            stalledWatchers.removeAll { $0 === watcher }
+        } else if endedIDs.remove(id) == nil {
+            return
+        }
         reply(revision: context.node.store.currentRevision) { writer in
             writer.int64(2, id)
             writer.bool(4, true)
@@ -188,6 +184,7 @@ final class WatchStream: CallHandler {
     /// History before `revision` is gone, and the watcher had not been told all of it.
     func compacted(_ watcher: Watcher, _ revision: Int64) {
         watchers[watcher.id] = nil
+        endedIDs.insert(watcher.id)
         context.hub.remove(watcher)
         // etcd leaves the header's revision at 0 here.
         reply(revision: 0) { writer in
@@ -247,6 +244,7 @@ final class WatchStream: CallHandler {
         progressTask = nil
         for watcher in watchers.values { context.hub.remove(watcher) }
         watchers = [:]
+        endedIDs = []
         stalledWatchers = []
         context.hub.streamClosed()
         context.observer.finished(call)

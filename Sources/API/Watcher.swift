@@ -61,6 +61,34 @@ struct EventVariant: Equatable {
     }
 }
 
+/// etcdserverpb.WatchRequest: the last member of the oneof on the wire; `.none` when nothing was set.
+/// Nothing is done about a message before all of it is known to be one.
+enum WatchRequestView {
+    case none
+    /// The request and its bytes, which alias the message.
+    case create(WatchCreateRequest, UnsafeRawBufferPointer)
+    case cancel(Int64)
+    case progress
+
+    init(_ bytes: UnsafeRawBufferPointer) throws(DecodeError) {
+        self = .none
+        var reader = ProtoReader(bytes)
+        while let tag = try reader.next() {
+            switch tag.field {
+            case 1:
+                let body = try reader.slice(tag)
+                self = .create(try WatchCreateRequest(body), body)
+            case 2: self = .cancel(try LeaseNumbers.decode(try reader.slice(tag)).0)
+            case 3:
+                var body = ProtoReader(try reader.slice(tag))
+                while let inner = try body.next() { try body.skip(inner) }
+                self = .progress
+            default: try reader.skip(tag)
+            }
+        }
+    }
+}
+
 /// etcdserverpb.WatchCreateRequest.
 struct WatchCreateRequest {
     var key: [UInt8] = []

@@ -35,6 +35,9 @@ package struct ProtoTag: Equatable, Sendable {
     }
 }
 
+/// Deepest nesting of unknown groups that is passed over; a bound keeps the decoder's stack bounded.
+let maximumGroupNesting = 64
+
 /// A cursor over one encoded message. Slices it returns alias the input and live no longer than it.
 package struct ProtoReader {
     @usableFromInline var bytes: UnsafeRawBufferPointer
@@ -110,15 +113,32 @@ package struct ProtoReader {
         return UnsafeRawBufferPointer(rebasing: bytes[start..<offset])
     }
 
-    /// Passes over a field this decoder does not know. Groups are refused: no etcd message has them.
+    /// Passes over a field this decoder does not know. Groups too: no etcd message has them, but a
+    /// message with one is still a message.
     @inlinable package mutating func skip(_ tag: ProtoTag) throws(DecodeError) {
         switch tag.wireType {
         case 0: _ = try varint()
         case 1: try advance(8)
         case 2: _ = try slice(tag)
+        case 3: try skipGroup(tag, depth: 1)
         case 5: try advance(4)
         default: throw .wrongWireType(field: tag.field, wireType: tag.wireType)
         }
+    }
+
+    /// Passes over the fields of a group up to the end that carries its number.
+    @usableFromInline mutating func skipGroup(_ group: ProtoTag, depth: Int) throws(DecodeError) {
+        if depth > maximumGroupNesting { throw .nestingTooDeep }
+        while let tag = try next() {
+            switch tag.wireType {
+            case 3: try skipGroup(tag, depth: depth &+ 1)
+            case 4:
+                if tag.field == group.field { return }
+                throw .wrongWireType(field: tag.field, wireType: tag.wireType)
+            default: try skip(tag)
+            }
+        }
+        throw .truncated
     }
 
     @inlinable mutating func advance(_ count: Int) throws(DecodeError) {

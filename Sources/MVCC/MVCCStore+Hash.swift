@@ -13,6 +13,11 @@ extension MVCCStore {
     package func hash(
         revision: Int64, reader: RecordReader
     ) throws(MVCCError) -> (hash: UInt32, compactRevision: Int64, hashRevision: Int64) {
+        // Elsewhere a negative revision means the newest; to etcd's hash it is one before every record.
+        if revision < 0 {
+            let nothing = HashRead(revision: revision, compactRevision: compactRevision)
+            return (nothing.hash, nothing.compactRevision, revision)
+        }
         var read: HashRead?
         try inChunks(reader) { (session: inout ReaderSession) throws(MVCCError) -> ChunkOutcome in
             if read == nil {

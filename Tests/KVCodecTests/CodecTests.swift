@@ -151,6 +151,30 @@ private func fullTxn() -> [UInt8] {
     }
 }
 
+@Test func unknownGroupsArePassedOver() throws {
+    let key: [UInt8] = [0x0A, 1, 0x6B]
+    let groups: [[UInt8]] = [
+        [0xA3, 0x06, 0xA4, 0x06],  // field 100, empty
+        [0xA3, 0x06, 0x08, 1, 0x12, 1, 0x78, 0xA4, 0x06],  // with fields in it
+        [0xA3, 0x06, 0xAB, 0x06, 0xAC, 0x06, 0xA4, 0x06],  // with a group in it
+    ]
+    for group in groups {
+        for bytes in [group + key, key + group] {
+            with(bytes) { #expect((try? PutRequestView($0))?.key.array == [0x6B], "\(bytes)") }
+        }
+    }
+    let broken: [[UInt8]] = [
+        [0xA3, 0x06],  // never ends
+        [0xA4, 0x06],  // never began
+        [0xA3, 0x06, 0xAC, 0x06],  // another's end
+        [0x0B, 0x0C],  // a known field as a group
+        Array(repeating: [0xA3, 0x06], count: 1000).flatMap { $0 },
+    ]
+    for bytes in broken {
+        with(key + bytes) { #expect((try? PutRequestView($0)) == nil, "\(bytes)") }
+    }
+}
+
 @Test func nestingBeyondTheBoundIsRefused() {
     func nest(_ depth: Int) -> [UInt8] {
         var inner: [UInt8] = []

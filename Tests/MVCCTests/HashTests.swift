@@ -38,6 +38,8 @@ import Testing
         store.flush(records)
         put("a", "3")
         try expect(2_069_675_932)
+        // Not the newest, as elsewhere, but one before every record.
+        try expect(1_084_519_789, at: -1)
         // etcdctl del b
         store.transact(records) { $0.delete(bytes("b")) }
         try expect(1_125_682_900)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from harness import IS_ETCD, M, Server, failure, prefix_end, refused
+from harness import IS_ETCD, M, METHODS, Server, failure, prefix_end, refused
 
 FLAGS = ["--quota-backend-bytes", "268435456"]
 
@@ -100,6 +100,12 @@ def test_corrupt_alarm_refuses_writes_with_data_loss(client, prefix):
     finally:
         client.call("Maintenance.Alarm", action=DEACTIVATE, memberID=member, alarm=CORRUPT)
     client.put(prefix, b"w")
+
+
+@pytest.mark.differs_on_351("3.5.1 refuses a field of another wire type, 3.7 passes over it")
+def test_alarm_request_with_fields_it_does_not_know(client):
+    for payload in (b"\x0a\x00", b"\x12\x01x\xa2\x06\x01x"):
+        assert not M.AlarmResponse.FromString(client.raw(METHODS["Maintenance.Alarm"].path, payload)).alarms
 
 
 @pytest.mark.differs_on_351("an unknown alarm action ends the 3.5.1 process", run=False)

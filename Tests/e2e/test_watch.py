@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import DELETE, IS_ETCD, PUT, M, brief, delete_op, prefix_end, put_op, txn_op
+from harness import DELETE, IS_ETCD, METHODS, PUT, M, brief, delete_op, prefix_end, put_op, txn_op
 
 FLAGS = ["--%swatch-progress-notify-interval" % ("experimental-" if IS_ETCD else ""), "300ms"]
 NOPUT, NODELETE = 0, 1
@@ -66,6 +66,21 @@ def test_unknown_cancels_and_empty_requests_are_ignored(client, watch, prefix):
     watch.cancel(-1)
     client.put(prefix, b"v")
     assert watch.next().events[0].kv.value == b"v"
+
+
+def test_a_request_is_the_last_member_of_its_oneof(client, prefix):
+    """A create with a cancel behind it in the same message is a cancel, of nobody; so the second create gets id 0."""
+    create = M.WatchRequest(create_request=M.WatchCreateRequest(key=prefix))
+    cancel = M.WatchRequest(cancel_request=M.WatchCancelRequest(watch_id=0))
+    messages = [create.SerializeToString() + cancel.SerializeToString(), cancel.SerializeToString() + create.SerializeToString()]
+    call = client.channel.stream_stream(METHODS["Watch.Watch"].path, response_deserializer=M.WatchResponse.FromString)
+    replies = call(iter(messages), timeout=10)
+    first = next(replies)
+    client.put(prefix, b"v")
+    second = next(replies)
+    replies.cancel()
+    assert (first.watch_id, first.created, first.canceled) == (0, True, False)
+    assert [event.kv.value for event in second.events] == [b"v"]
 
 
 @pytest.mark.parametrize("key, end", [(b"b", b"a"), (b"b", b"b")])
@@ -264,6 +279,19 @@ def test_compacted_start_is_cancelled_with_the_compact_revision(client, watch, p
     # The stream lives, and the compacted revision itself may be watched from.
     watch.open(prefix, start_revision=second)
     assert [e.kv.value for e in watch.events(1)] == [b"2"]
+
+
+def test_the_id_of_a_compacted_watcher_is_taken_until_it_is_cancelled(client, watch, prefix):
+    first = client.put(prefix, b"1").header.revision
+    client.put(prefix, b"2")
+    client.compact(client.revision())
+    watch.open(prefix, start_revision=first, watch_id=7)
+    assert watch.next().compact_revision
+    assert watch.open(prefix, watch_id=7).cancel_reason == "mvcc: duplicate watch ID provided on the WatchStream"
+    watch.cancel(7)
+    reply = watch.next()
+    assert (reply.watch_id, reply.canceled, reply.compact_revision) == (7, True, 0)
+    assert watch.open(prefix, watch_id=7).watch_id == 7
 
 
 @pytest.mark.differs_on_351("a delete at the compacted revision is lost before 3.5.16", run=False)

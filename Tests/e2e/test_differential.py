@@ -1,0 +1,49 @@
+"""Random requests, valid and broken, are answered by Moonraft as by etcd 3.5.1, and watchers are told the same.
+
+Method: differential.py, a few fixed seeds against fresh servers. `E2E_SEEDS=100-199 E2E_STEPS=600` runs others, longer.
+"""
+
+import os
+
+import pytest
+
+import differential
+
+pytestmark = pytest.mark.moonraft
+
+_FIRST, _, _LAST = os.environ.get("E2E_SEEDS", "1-4").partition("-")
+SEEDS = range(int(_FIRST), int(_LAST or _FIRST) + 1)
+STEPS = int(os.environ.get("E2E_STEPS", "120"))
+#: What a run of these rounds must have asked to be worth anything.
+METHODS = ["KV.Range", "KV.Put", "KV.DeleteRange", "KV.Txn", "KV.Compact", "Watch", "Lease.LeaseGrant", "Lease.LeaseRevoke",
+           "Lease.LeaseKeepAlive", "Lease.LeaseTimeToLive", "Cluster.MemberAdd", "Maintenance.Alarm"]
+
+
+@pytest.mark.timeout(60 + STEPS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_answers_are_etcds(seed, tmp_path):
+    asked = differential.run(seed, tmp_path, STEPS)
+    assert all(asked[method] for method in METHODS), asked
+
+
+def test_differences_are_found(tmp_path):
+    """The comparison is no formality: answers that differ in one field, code, text or event are told apart."""
+    M = differential.M
+    request = differential.Request("KV.Range", M.RangeRequest(key=b"a"))
+
+    def answer(**fields):
+        return differential.Answer("OK", "", M.RangeResponse(header=M.ResponseHeader(revision=5), **fields).SerializeToString())
+
+    pair = M.KeyValue(key=b"a", value=b"v", mod_revision=4)
+    same = answer(kvs=[pair], count=1)
+    assert differential.difference(request, same, answer(kvs=[pair], count=1)) is None
+    for other in (answer(kvs=[pair], count=2), answer(kvs=[pair], count=1, more=True), answer(count=1),
+                  answer(kvs=[M.KeyValue(key=b"a", value=b"w", mod_revision=4)], count=1),
+                  differential.Answer("OK", "", same.body + b"\x20\x01"),
+                  differential.Answer("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted")):
+        assert differential.difference(request, same, other)
+    refused = differential.Answer("INVALID_ARGUMENT", "etcdserver: key is not provided")
+    assert differential.difference(request, refused, differential.Answer("INVALID_ARGUMENT", "etcdserver: key not found"))
+    told = [differential.Told.of([M.WatchResponse(watch_id=1, events=[M.Event(kv=pair, type=kind)]).SerializeToString()])
+            for kind in (0, 0, 1)]
+    assert told[0] == told[1] and not told[0] == told[2]
