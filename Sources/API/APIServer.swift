@@ -59,6 +59,7 @@ package final class APIServer: Sendable {
                     observer: RequestObserver(logger: logger, slowNanoseconds: slow),
                     rangeThread: rangeThread, monitoring: monitoring)
                 context.hub.subscribe()
+                context.followers.subscribe()
                 contexts.all.append(context)
                 loop.userState = context
                 return Self.services(context, collector)
@@ -117,9 +118,10 @@ package final class APIServer: Sendable {
         let maintenance = MaintenanceService(context)
         let cluster = ClusterService(context)
         let auth = AuthService(context)
+        let election = ElectionService(context)
         let http = HTTPEndpoints(context, admin: collector.admin) { collector.collect(on: $0) }
         let routes = Method.allCases.map { method -> Route in
-            Route(method.path, method.id, kind(method, context, kv, lease, maintenance, cluster, auth))
+            Route(method.path, method.id, kind(method, context, kv, lease, maintenance, cluster, auth, election))
         }
         return LoopServices(routes: RouteTable(routes)) { request, loop, responder in
             http.handle(request, loop, responder)
@@ -128,7 +130,8 @@ package final class APIServer: Sendable {
 
     private static func kind(
         _ method: Method, _ context: LoopContext, _ kv: KVService, _ lease: LeaseService,
-        _ maintenance: MaintenanceService, _ cluster: ClusterService, _ auth: AuthService
+        _ maintenance: MaintenanceService, _ cluster: ClusterService, _ auth: AuthService,
+        _ election: ElectionService
     ) -> MethodKind {
         switch method {
         case .range: .unary { kv.range($0, $1) }
@@ -159,6 +162,13 @@ package final class APIServer: Sendable {
         case .authenticate: .unary { auth.authenticate($0, $1) }
         case .healthCheck: .unary { HealthService.check($0, $1, context) }
         case .healthWatch: .stream { HealthService.watch($0, context) }
+        case .lock: .stream { opened($0, context) { call in CandidacyCall(.lock, context, call) } }
+        case .unlock: .unary { election.unlock($0, $1) }
+        case .campaign: .stream { opened($0, context) { call in CandidacyCall(.campaign, context, call) } }
+        case .proclaim: .unary { election.proclaim($0, $1) }
+        case .leader: .unary { election.leader($0, $1) }
+        case .observe: .stream { opened($0, context) { call in ObserveCall(context, call) } }
+        case .resign: .unary { election.resign($0, $1) }
         default: unserved(method)
         }
     }

@@ -33,6 +33,7 @@ final class HTTPEndpoints {
         case "version" where parts.count == 1: onlyGet(request, responder) { version($0) }
         case "metrics" where parts.count == 1: onlyGet(request, responder) { metrics($0) }
         case "plugins" where parts.count <= 2: plugins(parts, request, responder)
+        case "v2", "v3", "v3alpha", "v3beta": gateway(parts[0], responder)
         default: text(responder, 404, "404 page not found\n")
         }
     }
@@ -45,6 +46,17 @@ final class HTTPEndpoints {
         case "metrics", "health", "livez", "readyz": handle(request, loop, responder)
         default: text(responder, 404, "404 page not found\n")
         }
+    }
+
+    // MARK: What etcd serves as JSON
+
+    /// Clients of the JSON gateway (Patroni, APISIX, etcd3gw) show the text of an error to their user, so
+    /// it says what is missing where 404 would let him look for a wrong address. Status, shape and code
+    /// (12, Unimplemented) are those in which etcd's gateway reports a call that is not served.
+    private func gateway(_ version: Substring, _ responder: HTTPResponder) {
+        let what = version == "v2" ? "etcd's v2 API" : "the JSON gateway"
+        let text = "moonraft: \(what) is not in this version; use a client that speaks gRPC"
+        json(responder, 501, "{\"error\":\"\(text)\",\"code\":12,\"message\":\"\(text)\"}")
     }
 
     // MARK: /plugins, for operators on this machine

@@ -48,6 +48,7 @@ final class LoopContext {
     let gate: PolicyGate?
     let observer: RequestObserver
     lazy var hub = WatchHub(self)
+    lazy var followers = RangeFollowers(self)
     lazy var leaderWatch = LeaderWatch(self)
     private(set) var clientVersions = ClientVersions()
     let monitoring: Monitoring
@@ -181,16 +182,21 @@ final class LoopContext {
 
     /// Proposes a command for a call; refuses what is over a bound.
     func propose(_ entry: [UInt8], _ waiter: PendingWrite) {
-        if entry.count > options.maxRequestBytes + Command.headerSize {
-            return waiter.refuse(NodeError.requestTooLarge)
-        }
+        if let error = offer(entry, waiter) { waiter.refuse(error) }
+    }
+
+    /// Proposes a command.
+    ///
+    /// - Returns: the bound that it is over; the waiter then hears nothing. Nil when it is on its way.
+    func offer(_ entry: [UInt8], _ waiter: some ReplyWaiter) -> NodeError? {
+        if entry.count > options.maxRequestBytes + Command.headerSize { return .requestTooLarge }
         let status = node.status
         if status.commitIndex.load(ordering: .relaxed)
             > status.appliedIndex.load(ordering: .relaxed) &+ options.maxApplyLag
         {
-            return waiter.refuse(NodeError.tooManyRequests)
+            return .tooManyRequests
         }
-        if !node.propose(entry, waiter: waiter, turns) { waiter.refuse(NodeError.tooManyRequests) }
+        return node.propose(entry, waiter: waiter, turns) ? nil : .tooManyRequests
     }
 
     /// Whether a write of this cost may be proposed. Raises the NOSPACE alarm when it may not

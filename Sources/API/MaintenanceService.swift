@@ -68,12 +68,21 @@ final class MaintenanceService: OperatorService {
 
     // MARK: Hashes
 
+    /// Whether a pair tells how far the log was applied. It moves with every election and restart, so it is
+    /// no part of what members compare (etcd server/storage/schema/bucket.go, DefaultIgnores).
+    private static func isOfTheLog(_ bucket: BackendBucket, _ key: UnsafeRawBufferPointer) -> Bool {
+        bucket == .meta
+            && (key.elementsEqual(StateKey.appliedIndex.utf8) || key.elementsEqual(StateKey.appliedTerm.utf8))
+    }
+
     func hash(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let _: Etcdserverpb_HashRequest = decode(call, message) else { return }
         gated(call, .hash, message) { [self] trail in
-            onBackend(call, trail) { backend -> Result<UInt32, RPCStatus> in
+            // etcd commits before it hashes.
+            let applied = context.node.status.appliedIndex.load(ordering: .acquiring)
+            onBackend(call, trail, including: applied) { backend -> Result<UInt32, RPCStatus> in
                 do throws(BackendError) {
-                    return .success(try backend.hash())
+                    return .success(try backend.hash(ignoring: Self.isOfTheLog))
                 } catch {
                     return .failure(RPCStatus(.unknown, "\(error)"))
                 }

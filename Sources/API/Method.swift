@@ -21,6 +21,8 @@ enum Method: Int, CaseIterable {
     case userAdd, userGet, userList, userDelete, userChangePassword, userGrantRole, userRevokeRole
     case roleAdd, roleGet, roleList, roleDelete, roleGrantPermission, roleRevokePermission
     case healthCheck, healthWatch
+    case lock, unlock
+    case campaign, proclaim, leader, observe, resign
 
     var id: MethodID { MethodID(rawValue: rawValue) }
 
@@ -36,6 +38,8 @@ enum Method: Int, CaseIterable {
         case .alarm, .status, .defragment, .hash, .hashKV, .snapshot, .moveLeader, .downgrade:
             "etcdserverpb.Maintenance"
         case .healthCheck, .healthWatch: "grpc.health.v1.Health"
+        case .lock, .unlock: "v3lockpb.Lock"
+        case .campaign, .proclaim, .leader, .observe, .resign: "v3electionpb.Election"
         default: "etcdserverpb.Auth"
         }
     }
@@ -86,6 +90,13 @@ enum Method: Int, CaseIterable {
         case .roleRevokePermission: "RoleRevokePermission"
         case .healthCheck: "Check"
         case .healthWatch: "Watch"
+        case .lock: "Lock"
+        case .unlock: "Unlock"
+        case .campaign: "Campaign"
+        case .proclaim: "Proclaim"
+        case .leader: "Leader"
+        case .observe: "Observe"
+        case .resign: "Resign"
         }
     }
 
@@ -93,7 +104,7 @@ enum Method: Int, CaseIterable {
 
     var flow: MethodFlow {
         switch self {
-        case .rangeStream, .snapshot, .healthWatch: .serverStream
+        case .rangeStream, .snapshot, .healthWatch, .observe: .serverStream
         case .watch, .leaseKeepAlive: .bidirectional
         default: .unary
         }

@@ -7,6 +7,9 @@ final class Lease {
     let id: Int64
     /// As granted, raised to the minimum. Seconds.
     let ttlSeconds: Int64
+    /// Ascends with every lease that this member has come to know, so that of two with the same
+    /// expiry the one granted first is listed first.
+    let serial: UInt64
     /// Of the last checkpoint; 0: none, the full TTL counts. Seconds.
     var remainingSeconds: Int64
     /// Keys whose newest record names this lease.
@@ -26,9 +29,10 @@ final class Lease {
     /// A checkpoint was handed out and not seen applied since.
     var checkpointPending = false
 
-    init(id: Int64, ttlSeconds: Int64, remainingSeconds: Int64 = 0) {
+    init(id: Int64, ttlSeconds: Int64, serial: UInt64, remainingSeconds: Int64 = 0) {
         self.id = id
         self.ttlSeconds = ttlSeconds
+        self.serial = serial
         self.remainingSeconds = remainingSeconds
     }
 

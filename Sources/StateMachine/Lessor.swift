@@ -46,6 +46,8 @@ package struct LeaseStatus: Equatable, Sendable {
 /// All leases of a member.
 final class Lessor {
     private var leases: [Int64: Lease] = [:]
+    /// The serial of the newest lease.
+    private var newestSerial: UInt64 = 0
     private let configuration: StateMachineConfiguration
 
     private(set) var isPrimary = false
@@ -84,7 +86,7 @@ final class Lessor {
         if ttlSeconds > configuration.maximumLeaseTTLSeconds { throw .leaseTTLTooLarge }
         if leases[id] != nil { throw .leaseExists }
         let ttl = max(ttlSeconds, configuration.minimumLeaseTTLSeconds)
-        let lease = Lease(id: id, ttlSeconds: ttl)
+        let lease = Lease(id: id, ttlSeconds: ttl, serial: nextSerial())
         leases[id] = lease
         changed.insert(id)
         if isPrimary {
@@ -152,7 +154,13 @@ final class Lessor {
             max(ttlSeconds, configuration.minimumLeaseTTLSeconds),
             configuration.maximumLeaseTTLSeconds)
         leases[id] = Lease(
-            id: id, ttlSeconds: ttl, remainingSeconds: min(max(remainingSeconds, 0), ttl))
+            id: id, ttlSeconds: ttl, serial: nextSerial(),
+            remainingSeconds: min(max(remainingSeconds, 0), ttl))
+    }
+
+    private func nextSerial() -> UInt64 {
+        newestSerial += 1
+        return newestSerial
     }
 
     /// Says that what `changed` names is on its way to the backend.
@@ -263,10 +271,11 @@ final class Lessor {
         return lease.sortedKeys
     }
 
-    /// Ids by expiry, then id (etcd sorts its listing by expiry).
+    /// Ids by expiry (as etcd sorts its listing), then in the order of their grants: etcd's clocks are
+    /// fine enough that two leases granted one after the other never share one.
     var idsByExpiry: [Int64] {
         leases.values
-            .sorted { $0.expiry != $1.expiry ? $0.expiry < $1.expiry : $0.id < $1.id }
+            .sorted { $0.expiry != $1.expiry ? $0.expiry < $1.expiry : $0.serial < $1.serial }
             .map(\.id)
     }
 

@@ -51,6 +51,14 @@ import Testing
         #expect(machine.state.leaseIDs() == [1])
     }
 
+    @Test func theListingIsByExpiryThenInTheOrderOfTheGrants() {
+        let machine = leader()
+        for (id, ttl) in [(9, 60), (2, 60), (5, 30), (7, 60)] as [(Int64, Int64)] {
+            machine.grant(id, ttl: ttl)
+        }
+        #expect(machine.state.leaseIDs() == [5, 9, 2, 7])
+    }
+
     // MARK: Keys
 
     @Test func keysAttachMoveAndDetach() {

@@ -121,8 +121,18 @@ def test_version(server, client):
 
 
 def test_unknown_paths(server):
-    for path in ("/", "/nothing", "/v2/keys", "/../etc/passwd"):
+    for path in ("/", "/nothing", "/../etc/passwd"):
         assert fetch(server, path)[0] in (404, 400, 301), path
+
+
+@pytest.mark.moonraft
+def test_a_client_of_the_json_gateway_is_told_what_is_missing(server):
+    """The text reaches the user of such a client, so it names the cause, in the gateway's own form of an error."""
+    for path, what in (("/v3/kv/put", "the JSON gateway"), ("/v3beta/watch", "the JSON gateway"), ("/v2/keys", "v2 API")):
+        status, body, headers = fetch(server, path, "POST", '{"key":"YQ==","value":"YQ=="}')
+        error = json.loads(body)
+        assert status == 501 and headers["Content-Type"] == "application/json"
+        assert error["code"] == 12 and what in error["error"] == error["message"] and "gRPC" in error["error"]
 
 
 def test_keep_alive_and_pipelining(server):

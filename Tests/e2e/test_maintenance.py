@@ -181,6 +181,26 @@ def test_hash_and_defragment(client, prefix):
     assert client.get(prefix).value == b"v" * 1000 and client.revision() == before
 
 
+def test_hash_is_of_what_is_kept_and_survives_a_restart(tmp_path, binary):
+    """Elections and restarts move the log on and change nothing that members compare."""
+    member = Server(tmp_path).start()
+    with member.client() as client:
+        client.put(b"a", b"1")
+        client.grant(600, ID=7)
+        before = client.call("Maintenance.Hash").hash
+        assert client.call("Maintenance.Hash").hash == before
+    for end in (member.kill, member.terminate):
+        end()
+        member.start()
+        with member.client() as client:
+            assert client.get(b"a").value == b"1"
+            assert client.call("Maintenance.Hash").hash == before
+    with member.client() as client:
+        client.put(b"a", b"1")
+        assert client.call("Maintenance.Hash").hash != before
+    member.stop()
+
+
 # -- Cluster
 
 
