@@ -1,6 +1,6 @@
 # Everything a developer or an operator types. The work is done by scripts/, so that each can be read and run alone.
 
-.PHONY: run cluster build test torture failover sim sim-long sim-mutations lint format bench proto docs clean
+.PHONY: run cluster build test test-clients torture failover sim sim-long sim-mutations lint format bench proto docs clean
 
 run: build
 	exec bin/moonraft --config config/moonraft.toml $(ARGS)
@@ -18,6 +18,10 @@ test:
 	scripts/test.sh
 
 # Kills, freezes and cuts off real members under load for SECONDS; SEED repeats a run.
+# etcd's own Go client, from Debian's packages.
+test-clients: build
+	Tests/clients/run.sh $(ARGS)
+
 torture: build
 	scripts/install-deps.sh --test
 	scripts/torture.sh torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

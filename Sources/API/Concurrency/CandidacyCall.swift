@@ -127,6 +127,8 @@ final class CandidacyCall: CallHandler, RangeFollower {
     /// committed, and who is gone never comes back with an older revision: once nobody is found, nobody
     /// will be.
     private func look() {
+        // It is in the store by now.
+        candidate?.value = []
         guard !isClosed, let candidate, let placeRevision else { return }
         while true {
             switch context.queued(candidate.prefix, newestBefore: placeRevision) {
@@ -136,10 +138,15 @@ final class CandidacyCall: CallHandler, RangeFollower {
                 if found.key == predecessor { return }
                 // Followed first and looked for once more, so that it cannot go in between.
                 predecessor = found.key
-                context.followers.add(self, key: found.key, rangeEnd: [])
+                if let status = context.followers.add(self, key: found.key, rangeEnd: []) {
+                    return call.finish(status)
+                }
             }
         }
     }
+
+    /// The name, the key waited for, and both once more in the index.
+    var heldBytes: Int { 512 + (candidate?.name.count ?? 0) + 2 * (predecessor?.count ?? 0) }
 
     func changed(_ batch: EventBatch, _ event: EventRecord) {
         guard event.isDelete else { return }

@@ -41,7 +41,10 @@ final class ObserveCall: CallHandler, RangeFollower {
         context.whenElectionReadable(call, prefix) { [self] prefix in
             guard self.prefix != nil else { return }
             isFollowing = true
-            context.followers.add(self, key: prefix, rangeEnd: LoopContext.prefixEnd(prefix))
+            let end = LoopContext.prefixEnd(prefix)
+            if let status = context.followers.add(self, key: prefix, rangeEnd: end) {
+                return call.finish(status)
+            }
             read()
         }
     }
@@ -59,6 +62,9 @@ final class ObserveCall: CallHandler, RangeFollower {
             }
         }
     }
+
+    /// The prefix, its end, both once more in the index, and a leader's key.
+    var heldBytes: Int { 512 + 5 * (prefix?.count ?? 0) }
 
     func changed(_ batch: EventBatch, _ event: EventRecord) {
         if batch.revision <= readRevision { return }

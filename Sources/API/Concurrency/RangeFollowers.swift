@@ -12,6 +12,8 @@ import RPC
 
 /// Who waits for keys to change.
 protocol RangeFollower: AnyObject {
+    /// What it holds in memory while it waits, its names above all.
+    var heldBytes: Int { get }
     /// One event on a key that is followed. Nothing is kept: what the follower wants later it copies.
     func changed(_ batch: EventBatch, _ event: EventRecord)
     /// Events were lost; the store holds what came of them.
@@ -24,13 +26,20 @@ final class RangeFollowers {
     private let index = WatcherIndex<Place>(seed: UInt64.random(in: .min ... .max))
     private var places: [ObjectIdentifier: Place] = [:]
     private var subscriber: EventSubscriber?
+    private var heldBytes = 0
+    /// What all followers of a loop may hold; more are refused.
+    private static let maxHeldBytes = 256 << 20
 
     /// A follower and where it stands in the index.
     private final class Place {
         let follower: any RangeFollower
+        let heldBytes: Int
         var token: WatcherToken?
 
-        init(_ follower: any RangeFollower) { self.follower = follower }
+        init(_ follower: any RangeFollower) {
+            self.follower = follower
+            heldBytes = follower.heldBytes
+        }
     }
 
     init(_ context: LoopContext) { self.context = context }
@@ -49,18 +58,26 @@ final class RangeFollowers {
 
     /// From now on the follower is told of changes; one that follows already follows this range instead.
     /// What was there before is read by the caller after this call, so that nothing lies between.
-    func add(_ follower: any RangeFollower, key: [UInt8], rangeEnd: [UInt8]) {
+    ///
+    /// - Returns: why it cannot follow; nil when it does.
+    func add(_ follower: any RangeFollower, key: [UInt8], rangeEnd: [UInt8]) -> RPCStatus? {
         remove(follower)
-        if places.isEmpty { _ = subscriber?.activate() }
         let place = Place(follower)
+        guard heldBytes + place.heldBytes <= Self.maxHeldBytes else {
+            return RPCStatus(.resourceExhausted, "moonraft: too many calls wait for keys")
+        }
+        heldBytes += place.heldBytes
+        if places.isEmpty { _ = subscriber?.activate() }
         place.token = key.withUnsafeBytes { key in
             rangeEnd.withUnsafeBytes { index.add(key: key, rangeEnd: $0, place) }
         }
         places[ObjectIdentifier(follower)] = place
+        return nil
     }
 
     func remove(_ follower: any RangeFollower) {
         guard let place = places.removeValue(forKey: ObjectIdentifier(follower)) else { return }
+        heldBytes -= place.heldBytes
         if let token = place.token { index.remove(token) }
         place.token = nil
         if places.isEmpty { subscriber?.deactivate() }
