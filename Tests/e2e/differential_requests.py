@@ -12,6 +12,7 @@ from harness import prefix_end, put_op, range_op, txn_op
 from wire import M
 
 INT64_MAX, INT64_MIN = 2**63 - 1, -2**63
+UNORDERED = "unordered"
 SORT_REFUSED = ("INVALID_ARGUMENT", "etcdserver: invalid sort option")
 
 
@@ -199,7 +200,11 @@ class Generator:
             return Request("Lease.LeaseRevoke", M.LeaseRevokeRequest(ID=known))
         if kind < 0.85:
             return Request("Lease.LeaseTimeToLive", M.LeaseTimeToLiveRequest(ID=known, keys=self.chance(0.6)))
-        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest())
+        return self.lease_list()
+
+    def lease_list(self):
+        """In the order in which they end; after a restart all begin anew at once, so those of one length in any order."""
+        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest(), note=UNORDERED if self.pair.restarted else "")
 
     def short_lease(self):
         """Granted below the minimum and taken back before it ends; nothing is attached to it."""
