@@ -21,7 +21,7 @@ from collections import Counter
 import grpc
 
 import harness
-from differential_requests import INT64_MAX, LEASES, Generator, Request, operations_of
+from differential_requests import INT64_MAX, LEASES, UNORDERED, Generator, Request, operations_of
 from differential_watch import Answer, Difference, RawStream, Told, Watches
 from wire import METHODS, M
 
@@ -115,6 +115,9 @@ def difference(request, etcd, moonraft):
         return None
     problems = []
     left, right = (canonical(request.method, answer.body, problems) for answer in (etcd, moonraft))
+    if request.note == UNORDERED:
+        for side in (left, right):
+            side.leases.sort(key=lambda lease: lease.ID)
     if problems:
         return "\n".join(problems)
     if left == right:
@@ -179,6 +182,7 @@ class Pair:
         self.moonraft = Side("moonraft", moonraft, paths[1], [])
         self.sides = (self.etcd, self.moonraft)
         self.revision, self.compacted = 1, 0
+        self.restarted = False
         self.asked = Counter()
 
     def __enter__(self):
@@ -194,6 +198,7 @@ class Pair:
 
     def restart(self):
         """Moonraft is killed. etcd is asked to end, since 3.5.1 may answer before it has written (etcd 14370)."""
+        self.restarted = True
         for side in self.sides:
             side.client.close()
             side.server.terminate() if side is self.etcd else side.server.kill()
@@ -253,6 +258,36 @@ class Pair:
             if isinstance(sent, bytes):
                 sent = M.CompactionRequest.FromString(sent)
             self.compacted = max(self.compacted, sent.revision)
+
+
+class Member:
+    """A member of a running cluster in the place of a Side."""
+
+    name = "moonraft"
+    future = Side.future
+
+    def __init__(self, member):
+        self.server, self.client = member, member.client
+
+
+class FollowerPair(Pair):
+    """One etcd beside a follower of three members of Moonraft: a client of one server must not notice which it is."""
+
+    def __init__(self, directory, cluster):
+        super().__init__(directory)
+        self.cluster = cluster
+        self.restarted = True               # only the leader knows when leases end, and lists them in that order
+
+    def __enter__(self):
+        self.etcd.server.spawn()
+        self.etcd.start()
+        self.cluster.wait_leader()
+        self.moonraft = Member(self.cluster.followers()[0])
+        self.sides = (self.etcd, self.moonraft)
+        return self
+
+    def __exit__(self, *_):
+        self.etcd.stop()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -475,31 +510,70 @@ def restart_round(pair, generator, steps):
         pair.ask(Request("KV.Range", M.RangeRequest(key=b"\0", range_end=b"\0", revision=revision)))
         if revision != pair.compacted:
             pair.ask(Request("Maintenance.HashKV", M.HashKVRequest(revision=revision)))
-    pair.ask(Request("Lease.LeaseLeases", M.LeaseLeasesRequest()))
+    pair.ask(generator.lease_list())
     for lease in LEASES:
         pair.ask(Request("Lease.LeaseTimeToLive", M.LeaseTimeToLiveRequest(ID=lease, keys=True)))
     kv_round(pair, generator, steps // 3)
 
 
+def expiry_round(pair, generator, steps):
+    """Leases end by themselves, a second apart so that their order is certain; one is kept, one has its keys taken away."""
+    watches = Watches(pair, generator)
+    try:
+        watches.send(M.WatchRequest(create_request=M.WatchCreateRequest(key=b"mortal", range_end=b"mortam", prev_kv=True)))
+        for lease, seconds in ((901, 2), (902, 4), (903, 6), (904, 6)):
+            pair.ask(Request("Lease.LeaseGrant", M.LeaseGrantRequest(ID=lease, TTL=seconds)))
+            for name in (b"z", b"a", b"m"):
+                pair.ask(Request("KV.Put", M.PutRequest(key=b"mortal/%d/%s" % (lease, name), value=b"v", lease=lease)))
+        pair.ask(Request("KV.Put", M.PutRequest(key=b"mortal/901/m", value=b"rescued")))
+        pair.ask(Request("KV.Put", M.PutRequest(key=b"mortal/902/m", ignore_value=True, lease=903)))
+        deadline = time.monotonic() + 4.5
+        while time.monotonic() < deadline:
+            for side in pair.sides:         # not compared: the other leases end meanwhile, each server at its own moment
+                side.client.keep_alive(903, 904)
+            time.sleep(0.5)
+        pair.ask(Request("Lease.LeaseRevoke", M.LeaseRevokeRequest(ID=904)))
+        time.sleep(1)
+        for lease in (901, 902, 903, 904):
+            pair.ask(Request("Lease.LeaseTimeToLive", M.LeaseTimeToLiveRequest(ID=lease, keys=True)))
+        pair.ask(generator.lease_list())
+        pair.ask(Request("KV.Range", M.RangeRequest(key=b"mortal", range_end=b"mortam")))
+        watches.settle()
+    finally:
+        watches.close()
+
+
 ROUNDS = {"kv": kv_round, "broken": broken_round, "burst": burst_round, "watch": watch_round, "stream": stream_round,
-          "alarm": alarm_round, "learner": learner_round, "large": large_round, "restart": restart_round}
+          "alarm": alarm_round, "learner": learner_round, "large": large_round, "expiry": expiry_round,
+          "restart": restart_round}
 
 
 def run(seed, directory, steps=150, rounds=None):
     """One seed against fresh servers; returns how often each method was asked. Raises Difference."""
     with Pair(directory) as pair:
-        generator = Generator(seed, pair)
-        for name, play in ROUNDS.items():
-            if rounds and name not in rounds:
-                continue
-            try:
-                play(pair, generator, steps)
-            except Difference as found:
-                raise Difference("seed %d, round %s: %s" % (seed, name, found)) from None
-            for side in pair.sides:
-                if not side.server.alive():
-                    raise Difference("seed %d, round %s: %s ended\n%s" % (seed, name, side.name, side.server.tail()))
+        play(seed, pair, Generator(seed, pair), steps, rounds or ROUNDS)
         return pair.asked
+
+
+def run_follower(seed, directory, cluster, steps=150, rounds=("kv", "burst", "watch", "stream")):
+    """The same against a follower of an empty cluster, without what concerns members."""
+    with FollowerPair(directory, cluster) as pair:
+        generator = Generator(seed, pair)
+        generator.member_call = generator.maintenance_call = generator.read
+        generator.short_lease = list        # the shortest lease depends on the election timeout
+        play(seed, pair, generator, steps, rounds)
+        return pair.asked
+
+
+def play(seed, pair, generator, steps, rounds):
+    for name in rounds:
+        try:
+            ROUNDS[name](pair, generator, steps)
+        except Difference as found:
+            raise Difference("seed %d, round %s: %s" % (seed, name, found)) from None
+        for side in pair.sides:
+            if not (side.server.alive() if callable(side.server.alive) else side.server.alive):
+                raise Difference("seed %d, round %s: %s ended\n%s" % (seed, name, side.name, side.server.tail()))
 
 
 def main():

@@ -12,6 +12,7 @@ from harness import prefix_end, put_op, range_op, txn_op
 from wire import M
 
 INT64_MAX, INT64_MIN = 2**63 - 1, -2**63
+UNORDERED = "unordered"
 SORT_REFUSED = ("INVALID_ARGUMENT", "etcdserver: invalid sort option")
 
 
@@ -44,6 +45,8 @@ class Generator:
     def __init__(self, seed, pair):
         self.random = random.Random(seed)
         self.pair = pair
+        #: While a transaction is made that is meant to succeed; any wrong part would refuse all of it.
+        self.careful = False
 
     def chance(self, probability):
         return self.random.random() < probability
@@ -52,7 +55,7 @@ class Generator:
         return self.random.choice(options)
 
     def key(self):
-        return b"" if self.chance(0.02) else self.random.choice(KEYS)
+        return b"" if not self.careful and self.chance(0.02) else self.random.choice(KEYS)
 
     def range_end(self, key):
         if self.chance(0.4):
@@ -69,7 +72,7 @@ class Generator:
         now, compacted = self.pair.revision, self.pair.compacted
         if self.chance(0.4):
             return 0
-        if self.chance(0.6):
+        if self.careful or self.chance(0.6):
             return self.random.randint(max(1, compacted), now)
         return self.pick(now, now + 1, now + 100, compacted, compacted - 1, compacted + 1, 1, -1, INT64_MAX, INT64_MIN)
 
@@ -79,7 +82,7 @@ class Generator:
         return self.pick(b"", b"v", b"w", b"v%d" % self.random.randint(0, 30), self.random.randbytes(8))
 
     def lease(self):
-        return 0 if self.chance(0.7) else self.pick(*LEASES, 404, -1, INT64_MIN)
+        return 0 if self.careful or self.chance(0.7) else self.pick(*LEASES, 404, -1, INT64_MIN)
 
     # KV
 
@@ -104,11 +107,11 @@ class Generator:
 
     def put_request(self):
         request = M.PutRequest(key=self.key(), value=self.value(), lease=self.lease(), prev_kv=self.chance(0.3))
-        if self.chance(0.15):
+        if self.chance(0.02 if self.careful else 0.15):
             request.ignore_value = True
             if self.chance(0.9):
                 request.value = b""
-        if self.chance(0.15):
+        if self.chance(0.02 if self.careful else 0.15):
             request.ignore_lease = True
             if self.chance(0.9):
                 request.lease = 0
@@ -160,7 +163,9 @@ class Generator:
     def txn(self):
         """A transaction. 3.5.1 ends when a put ignores the value of a key that the same transaction deleted from an open
         range, so such puts ignore nothing."""
+        self.careful = self.chance(0.7)
         message = self.txn_request()
+        self.careful = False
         if deletes_open_range(message):
             for put in puts_of(message):
                 put.ignore_value = put.ignore_lease = False
@@ -199,7 +204,11 @@ class Generator:
             return Request("Lease.LeaseRevoke", M.LeaseRevokeRequest(ID=known))
         if kind < 0.85:
             return Request("Lease.LeaseTimeToLive", M.LeaseTimeToLiveRequest(ID=known, keys=self.chance(0.6)))
-        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest())
+        return self.lease_list()
+
+    def lease_list(self):
+        """In the order in which they end; after a restart all begin anew at once, so those of one length in any order."""
+        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest(), note=UNORDERED if self.pair.restarted else "")
 
     def short_lease(self):
         """Granted below the minimum and taken back before it ends; nothing is attached to it."""
