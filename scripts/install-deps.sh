@@ -6,7 +6,7 @@
 #   install-deps.sh PACKAGE...  these packages
 set -euo pipefail
 
-build=(liblua5.4-dev liblmdb-dev libnghttp2-dev libcrypt-dev g++ pkg-config git ca-certificates)
+build=(liblua5.4-dev liblmdb-dev libnghttp2-dev zlib1g-dev libcrypt-dev g++ pkg-config git ca-certificates)
 # etcdctl 3.4; etcd and etcdctl 3.5 come from PyPI. The package etcd-server is left out on purpose: it would start
 # a server on port 2379.
 test=(etcd-client python3 python3-venv)

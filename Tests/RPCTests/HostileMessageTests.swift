@@ -35,8 +35,12 @@ import Testing
                 "grpc: received unexpected payload format 7"
             ),
             (
-                "gzip", grpcMessage([1], flag: 1), [("grpc-encoding", "gzip")], "12",
-                "grpc: Decompressor is not installed for grpc-encoding \"gzip\""
+                "no gzip", grpcMessage([1, 2, 3], flag: 1), [("grpc-encoding", "gzip")], "13",
+                "grpc: failed to decompress the received message: incorrect header check"
+            ),
+            (
+                "snappy", grpcMessage([1], flag: 1), [("grpc-encoding", "snappy")], "12",
+                "grpc: Decompressor is not installed for grpc-encoding \"snappy\""
             ),
             ("cut prefix", [0, 0, 0], [], "13", "unexpected EOF"),
             ("cut message", [0, 0, 0, 0, 9, 1, 2], [], "13", "unexpected EOF"),

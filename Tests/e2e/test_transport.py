@@ -101,6 +101,27 @@ def test_unknown_compression(server):
         assert status["grpc-status"] == "12", status
 
 
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_client_that_compresses(server, compression):
+    value = b"compressible " * 5000
+    with Client(server.address, options=[("grpc.default_compression_algorithm", compression)]) as client:
+        if compression == grpc.Compression.Deflate:
+            code, text = failure(client.put, b"gzip/a", value)
+            assert (code, text) == ("UNIMPLEMENTED", 'grpc: Decompressor is not installed for grpc-encoding "deflate"')
+            return
+        client.put(b"gzip/a", value)
+        assert client.get(b"gzip/a").value == value
+        with client.watch() as stream:
+            stream.open(b"gzip/a")
+            client.put(b"gzip/a", value + b"2")
+            assert stream.events(1)[0].kv.value == value + b"2"
+        # The limit holds for what was compressed, whatever is left of it on the wire.
+        code, text = failure(client.put, b"gzip/b", b"\0" * 1_600_000)
+        assert (code, text) == ("INVALID_ARGUMENT", "etcdserver: request is too large")
+        code, text = failure(client.put, b"gzip/b", b"\0" * 50_000_000)
+        assert code == "RESOURCE_EXHAUSTED" and "larger than max" in text, text
+
+
 def test_errors_are_trailers_only(server):
     with h2raw.Connection(server.address) as connection:
         stream = connection.open("/etcdserverpb.KV/Range")

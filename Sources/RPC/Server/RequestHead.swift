@@ -17,6 +17,8 @@ struct RequestHead {
     var isMalformed = false
     var refusal: Refusal?
     var timeoutNanoseconds: UInt64?
+    /// `grpc-encoding: gzip`: messages with the flag are compressed.
+    var isGzip = false
     /// Header list size by RFC 9113 6.5.2.
     var listBytes = 0
 
@@ -82,7 +84,8 @@ extension ServerCall {
             }
             return
         case 13 where nameBytes.equals("grpc-encoding"):
-            if !valueBytes.equals("identity"), valueBytes.count > 0 {
+            head.isGzip = valueBytes.equals("gzip")
+            if !head.isGzip, !valueBytes.equals("identity"), valueBytes.count > 0 {
                 let text = String(decoding: valueBytes, as: UTF8.self)
                 refuse(
                     200, .unimplemented,

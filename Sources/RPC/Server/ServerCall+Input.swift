@@ -67,7 +67,7 @@ extension ServerCall {
         }
         // A message that is not complete yet is the common case for large requests: look at its
         // length before anything is moved.
-        if requestState == .reading, assembly.count >= 5, assembly[0] == 0 {
+        if requestState == .reading, assembly.count >= 5, assembly[0] <= 1 {
             let length =
                 Int(assembly[1]) << 24 | Int(assembly[2]) << 16 | Int(assembly[3]) << 8
                 | Int(assembly[4])
@@ -107,7 +107,7 @@ extension ServerCall {
             guard bytes.count - offset - 5 >= length, let entry else { break }
             let message = UnsafeRawBufferPointer(
                 rebasing: bytes[offset + 5..<offset + 5 + length])
-            if let unary = entry.unary {
+            if entry.unary != nil {
                 if requestState == .complete || bytes.count > offset + 5 + length {
                     finish(.tooManyRequestMessages)
                     return offset
@@ -118,16 +118,43 @@ extension ServerCall {
                     return offset
                 }
                 requestState = .complete
-                loop.statistics.messagesReceived[entry.method.rawValue] &+= 1
-                unary(self, message)
-            } else {
-                loop.statistics.messagesReceived[entry.method.rawValue] &+= 1
-                handler?.received(message, self)
+            }
+            if flag == 0 {
+                deliver(message, entry)
+            } else if !inflateAndDeliver(message, entry) {
+                return offset
             }
             offset += 5 + length
             if self.connection == nil || requestState == .discarding || isReceivingPaused { break }
         }
         return offset
+    }
+
+    private func deliver(_ message: UnsafeRawBufferPointer, _ entry: RouteTable.Entry) {
+        loop.statistics.messagesReceived[entry.method.rawValue] &+= 1
+        if let unary = entry.unary { unary(self, message) } else { handler?.received(message, self) }
+    }
+
+    /// False when the message cannot be taken apart; the call is then answered.
+    private func inflateAndDeliver(_ message: UnsafeRawBufferPointer, _ entry: RouteTable.Entry) -> Bool {
+        let limit = loop.configuration.maxReceiveMessageBytes
+        do throws(Gzip.Failure) {
+            let inflated = try Gzip.inflate(message, limit: limit)
+            inflated.withUnsafeBytes { deliver($0, entry) }
+            return true
+        } catch {
+            // grpc-go's codes and texts (rpc_util.go, recvAndDecompress).
+            switch error {
+            case .malformed(let text):
+                finish(RPCStatus(.internal, "grpc: failed to decompress the received message: \(text)"))
+            case .tooLarge:
+                finish(
+                    RPCStatus(
+                        .resourceExhausted,
+                        "grpc: received message after decompression larger than max (\(limit + 1) vs. \(limit))"))
+            }
+            return false
+        }
     }
 
     private func refusal(flag: UInt8, length: Int) -> RPCStatus? {
@@ -139,8 +166,9 @@ extension ServerCall {
         }
         switch flag {
         case 0: return nil
-        // Any encoding but identity was refused with the headers already. grpc-go's text; its code is Internal, where
-        // every other compression that is not there is Unimplemented (docs/divergence.md).
+        case 1 where head.isGzip: return nil
+        // Any other encoding but identity was refused with the headers already. grpc-go's text; its code is Internal,
+        // where every other compression that is not there is Unimplemented (docs/divergence.md).
         case 1:
             return RPCStatus(
                 .unimplemented, "grpc: compressed flag set with identity or empty encoding")
