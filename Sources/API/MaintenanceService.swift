@@ -78,9 +78,7 @@ final class MaintenanceService: OperatorService {
     func hash(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         guard let _: Etcdserverpb_HashRequest = decode(call, message) else { return }
         gated(call, .hash, message) { [self] trail in
-            // etcd commits before it hashes.
-            let applied = context.node.status.appliedIndex.load(ordering: .acquiring)
-            onBackend(call, trail, including: applied) { backend -> Result<UInt32, RPCStatus> in
+            onSettledBackend(call, trail) { backend -> Result<UInt32, RPCStatus> in
                 do throws(BackendError) {
                     return .success(try backend.hash(ignoring: Self.isOfTheLog))
                 } catch {

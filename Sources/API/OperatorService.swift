@@ -74,27 +74,28 @@ class OperatorService {
         context.observer.finished(call)
     }
 
-    /// How often the backend is asked whether it has committed, every 5 ms; it does so every 100 ms or so.
-    private static var commitChecks: Int { 2_000 }
+    /// The same for work that must see everything acknowledged: the backend commits first, as etcd's does.
+    final func onSettledBackend<Value: Sendable>(
+        _ call: ServerCall, _ trail: AuditTrail?,
+        _ work: @escaping @Sendable (Backend) -> Result<Value, RPCStatus>,
+        reply: @escaping (Value) -> [UInt8]
+    ) {
+        query(call, trail, context.node.commitToBackend) { [self] answer in
+            guard case .committedToBackend = answer else {
+                refuse(call, answer, trail)
+                return
+            }
+            onBackend(call, trail, work, reply: reply)
+        }
+    }
 
     /// Does slow work on the backend's thread and answers on this loop.
-    ///
-    /// - Parameter index: what the backend must hold by then. It is asked again until it does, since on its
-    ///   own thread nobody can wait for it.
     final func onBackend<Value: Sendable>(
-        _ call: ServerCall, _ trail: AuditTrail?, including index: UInt64 = 0,
-        checksLeft: Int = commitChecks,
+        _ call: ServerCall, _ trail: AuditTrail?,
         _ work: @escaping @Sendable (Backend) -> Result<Value, RPCStatus>,
         reply: @escaping (Value) -> [UInt8]
     ) {
         let loop = context.loop
-        let again = LoopReturn { [self] (_: Void) in
-            if checksLeft == 0 || !call.isOpen {
-                let behind = RPCStatus(.unavailable, "moonraft: the backend is behind; try again")
-                return finish(call, behind, trail)
-            }
-            onBackend(call, trail, including: index, checksLeft: checksLeft - 1, work, reply: reply)
-        }
         let back = LoopReturn { [context] (result: Result<Value, RPCStatus>) in
             var status = RPCStatus.ok
             switch result {
@@ -107,16 +108,7 @@ class OperatorService {
             context.observer.finished(call)
         }
         let queued = context.node.onBackend { backend in
-            let result: Result<Value, RPCStatus>
-            do {
-                if index > 0, try backend.committedIndex() < index {
-                    loop.eventLoop.scheduleTask(in: .milliseconds(5)) { loop.batch { again.body(()) } }
-                    return
-                }
-                result = work(backend)
-            } catch {
-                result = .failure(RPCStatus(.unknown, "\(error)"))
-            }
+            let result = work(backend)
             loop.eventLoop.execute { loop.batch { back.body(result) } }
         }
         if !queued {

@@ -32,21 +32,36 @@ final class SnapshotStream: CallHandler {
         }
     }
 
+    /// What is acknowledged is applied; the backend commits that first, as etcd's does.
     private func begin(_ call: ServerCall) {
+        let query = PendingQuery(loopIndex: context.loop.index) { [self] answer in
+            switch answer {
+            case .committedToBackend: copy(call)
+            case .refused(let error): refuse(call, RPCStatus(error))
+            default: preconditionFailure("a commit was answered with \(answer)")
+            }
+        }
+        if !context.node.commitToBackend(query) { refuse(call, .tooManyRequests) }
+    }
+
+    private func refuse(_ call: ServerCall, _ status: RPCStatus) {
+        call.finish(status)
+        completed(status)
+    }
+
+    private func copy(_ call: ServerCall) {
         guard call.isOpen else { return }
         let back = LoopReturn { [self] (output: SnapshotWorker.Output) in take(output, call) }
         let loop = context.loop
         let worker = SnapshotWorker(
-            monitoring: context.monitoring, directory: context.node.snapshotDirectory,
-            appliedIndex: context.node.status.appliedIndex.load(ordering: .acquiring)
+            monitoring: context.monitoring, directory: context.node.snapshotDirectory
         ) { output in
             loop.eventLoop.execute { loop.batch { back.body(output) } }
         }
         // The backend is reached through its own thread, behind commits that wait there.
         guard let worker, context.node.onBackend({ worker.start($0) }) else {
             worker?.giveUp()
-            call.finish(.tooManyRequests)
-            return completed(.tooManyRequests)
+            return refuse(call, .tooManyRequests)
         }
         self.worker = worker
     }
@@ -72,9 +87,8 @@ final class SnapshotStream: CallHandler {
     }
 
     func closed(_ call: ServerCall) {
-        guard let worker else { return }
-        self.worker = nil
-        worker.answer(.stop)
+        worker?.answer(.stop)
+        worker = nil
         completed(RPCStatus(.cancelled, "context canceled"))
     }
 
@@ -98,26 +112,17 @@ final class SnapshotWorker: Sendable {
     static let maxCopies = 4
     private static let pieceBytes = 32 << 10
     private static let piecesAtOnce = 8
-    /// The backend commits every 100 ms or so; a disk that needs longer than this is ill.
-    private static let commitTimeout: UInt64 = 10_000_000_000
 
     private let answers = Mailbox<Answer>(capacity: 4)
     private let monitoring: Monitoring
     private let directory: String
-    private let appliedIndex: UInt64
     private let output: @Sendable (Output) -> Void
 
     /// Nil when as many copies as allowed are under way.
-    ///
-    /// - Parameter appliedIndex: what the copy must contain.
-    init?(
-        monitoring: Monitoring, directory: String, appliedIndex: UInt64,
-        output: @escaping @Sendable (Output) -> Void
-    ) {
+    init?(monitoring: Monitoring, directory: String, output: @escaping @Sendable (Output) -> Void) {
         guard monitoring.beginCopy(limit: Self.maxCopies) else { return nil }
         self.monitoring = monitoring
         self.directory = directory
-        self.appliedIndex = appliedIndex
         self.output = output
     }
 
@@ -137,9 +142,6 @@ final class SnapshotWorker: Sendable {
 
     private func run(_ backend: Backend) -> RPCStatus {
         do {
-            guard try waitForCommit(backend) else {
-                return RPCStatus(.unavailable, "moonraft: the backend is behind; try again")
-            }
             let start = monotonicNanoseconds()
             let copy = try BackendCopy(of: backend, in: directory)
             monitoring.copied(nanoseconds: monotonicNanoseconds() &- start)
@@ -150,16 +152,6 @@ final class SnapshotWorker: Sendable {
         } catch {
             return RPCStatus(.internal, "\(error)")
         }
-    }
-
-    /// What is acknowledged is applied, and what is applied is committed to the backend soon.
-    private func waitForCommit(_ backend: Backend) throws -> Bool {
-        let deadline = monotonicNanoseconds() &+ Self.commitTimeout
-        while try backend.committedIndex() < appliedIndex {
-            if monotonicNanoseconds() > deadline { return false }
-            if next(milliseconds: 5) == .stop { return false }
-        }
-        return true
     }
 
     private func send(_ copy: BackendCopy) throws -> RPCStatus {
@@ -189,15 +181,11 @@ final class SnapshotWorker: Sendable {
 
     private func wait() -> Answer {
         while true {
-            if let answer = next(milliseconds: 1000) { return answer }
+            var batch: [Answer] = []
+            answers.take(into: &batch, deadline: monotonicNanoseconds() &+ 1_000_000_000)
+            // A stop comes before anything else.
+            if batch.contains(.stop) { return .stop }
+            if let answer = batch.first { return answer }
         }
-    }
-
-    /// The answer that has come, a stop before anything else; nil when none has in that time.
-    private func next(milliseconds: UInt64) -> Answer? {
-        var batch: [Answer] = []
-        answers.take(
-            into: &batch, deadline: monotonicNanoseconds() &+ milliseconds &* 1_000_000)
-        return batch.contains(.stop) ? .stop : batch.first
     }
 }

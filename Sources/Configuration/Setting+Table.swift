@@ -270,7 +270,8 @@ extension Setting {
             "limits.max-request-bytes", \.limits.maximumRequestBytes, in: (1 << 10)...(512 << 20),
             flag: "max-request-bytes",
             """
-            Largest request that changes something, as it goes into the log. Large requests delay all others.
+            Largest request that changes something, as it goes into the log. Large requests delay all others. A member whose \
+            storage.wal-segment-size is too small for what another let in stops: raise that on every member first.
             """),
         .integer(
             "limits.max-txn-ops", \.limits.maximumTransactionOperations, in: 1...1_000_000, unit: "operations",

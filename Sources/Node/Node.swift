@@ -274,6 +274,11 @@ package final class Node: Sendable {
         mailbox.offer(.transferLeadership(to: target, waiter))
     }
 
+    /// Answered once everything applied is in the backend.
+    package func commitToBackend(_ waiter: any ReplyWaiter) -> Bool {
+        mailbox.offer(.commitToBackend(waiter))
+    }
+
     /// A reader of committed records for one thread.
     package func makeReader() throws(BackendError) -> LMDBRecordReader {
         try LMDBRecordReader(backend.backend, fatal: fatal)

@@ -21,7 +21,9 @@ struct BackendSchedule {
     var nextCompactionStep: UInt64 = 0
     /// Physical compactions whose records are still to be deleted.
     var compactionWaiters: [PendingAnswer] = []
-    /// Those whose deletions are under way to the backend.
+    /// Who wants everything applied to be in the backend.
+    var commitWaiters: [PendingAnswer] = []
+    /// Those whose deletions or state are under way to the backend.
     var committingWaiters: [PendingAnswer] = []
 
     init(releasedIndex: LogIndex) { self.releasedIndex = releasedIndex }
@@ -63,10 +65,16 @@ extension Replica {
         // Nothing is done meanwhile, so nothing is due either: else the host would never rest.
         if installing != nil { return wake }
         if backend.isCompacting { wake = backend.nextCompactionStep }
-        if !backend.isCommitting, backend.unfrozenEntries > 0 {
+        if !backend.isCommitting, backend.unfrozenEntries > 0 || !backend.commitWaiters.isEmpty {
             wake = min(wake, backend.nextCommit)
         }
         return wake
+    }
+
+    /// The next commit does not wait for its time; one that is under way need not hold everything.
+    func commitToBackend(_ waiter: any ReplyWaiter) {
+        backend.commitWaiters.append(PendingAnswer(waiter: waiter, answer: .committedToBackend))
+        backend.nextCommit = 0
     }
 
     /// Does what is due of compaction and commit.
@@ -99,6 +107,8 @@ extension Replica {
                 effects.answers += backend.compactionWaiters
                 backend.compactionWaiters.removeAll()
             }
+            effects.answers += backend.commitWaiters
+            backend.commitWaiters.removeAll()
             return false
         }
         #if MOONRAFT_MUTATIONS
@@ -113,6 +123,8 @@ extension Replica {
             backend.committingWaiters += backend.compactionWaiters
             backend.compactionWaiters.removeAll()
         }
+        backend.committingWaiters += backend.commitWaiters
+        backend.commitWaiters.removeAll()
         effects.commit = pending
         return true
     }

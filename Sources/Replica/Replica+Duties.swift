@@ -212,10 +212,11 @@ extension Replica {
         for queued in changes.removeAll() { answer(queued.requester, .refused(error)) }
         if let transfer { answer(transfer.waiter, .refused(error)) }
         transfer = nil
-        for pending in backend.committingWaiters + backend.compactionWaiters {
+        for pending in backend.committingWaiters + backend.compactionWaiters + backend.commitWaiters {
             answer(pending.waiter, .refused(error))
         }
         backend.committingWaiters.removeAll()
         backend.compactionWaiters.removeAll()
+        backend.commitWaiters.removeAll()
     }
 }

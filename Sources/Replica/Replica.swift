@@ -128,6 +128,7 @@ package final class Replica {
             changeMembership(changes, .local(waiter), since: now)
         case .transferLeadership(let target, let waiter):
             transferLeadership(to: target, waiter, now: now)
+        case .commitToBackend(let waiter): commitToBackend(waiter)
         case .received(let message): receive(message, now: now)
         case .reachable(let peer):
             unreachable.removeAll { $0 == peer }

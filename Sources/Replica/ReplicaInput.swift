@@ -57,6 +57,8 @@ package enum ReplicaAnswer: Sendable {
     /// The membership after an applied change.
     case membershipChanged([Member])
     case leadershipTransferred
+    /// Everything that was applied when it was asked for is in the backend.
+    case committedToBackend
 }
 
 /// One request to the replica.
@@ -73,6 +75,8 @@ package enum ReplicaInput: Sendable {
     /// Several changes are made together, through a joint configuration, or not at all.
     case changeMembership([MembershipChange], any ReplyWaiter)
     case transferLeadership(to: NodeID, any ReplyWaiter)
+    /// Answered once everything applied is in the backend (etcd Backend.ForceCommit).
+    case commitToBackend(any ReplyWaiter)
     /// A peer's message arrived. The transport has authenticated the sender.
     case received(PeerMessage)
     /// A peer can be sent to again.

@@ -147,7 +147,7 @@ extension Simulation {
         case .refused(let error):
             checker.refused(operation, error)
             trace.write(now, "#\(number) refused: \(error)")
-        case .leaseKeys, .leases, .members, .alarms, .leadershipTransferred: break
+        case .leaseKeys, .leases, .members, .alarms, .leadershipTransferred, .committedToBackend: break
         }
         active[number] = nil
         finish(operation)

@@ -106,7 +106,7 @@ extension StateMachine {
         lessor.keys(of: id, atMost: limit)
     }
 
-    /// All leases by expiry, then id.
+    /// All leases by expiry, then in the order of their grants.
     package func leaseIDs() -> [Int64] { lessor.idsByExpiry }
 
     /// Expired leases for which to propose `Command.leaseRevoke(id:origin: .core)` now; empty on a

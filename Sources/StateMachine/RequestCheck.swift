@@ -1,5 +1,5 @@
 // The checks of a request that need no state. The API makes them before it proposes, and applying
-// makes them again, so that a poisoned entry is refused in the same words.
+// makes them again, but for the number of operations, so that a poisoned entry is refused in the same words.
 // Order and conditions: etcd api/v3rpc/key.go.
 
 import KVCodec

@@ -33,8 +33,10 @@ struct KeySlice: Hashable, Comparable {
 struct WriteSet {
     private var puts: Set<KeySlice> = []
     private var deletedKeys: Set<KeySlice> = []
-    /// Half-open, disjoint, ascending.
-    private var deletedRanges: [(from: KeySlice, to: KeySlice)] = []
+    private typealias Ranges = [(from: KeySlice, to: KeySlice)]
+    /// Lists of half-open ranges, disjoint and ascending in each list. Each list is more than twice as long as the next,
+    /// so that many nested transactions cost no more than sorting their ranges once.
+    private var deletedRanges: [Ranges] = []
 
     /// A branch of at most this many plain operations is checked pair by pair, without sets.
     private static let pairwiseLimit = 16
@@ -75,17 +77,18 @@ struct WriteSet {
     ///
     /// - Throws: `duplicateKey`.
     private init(_ operations: [RequestOpView]) throws(ApplyError) {
+        var ranges: Ranges = []
         for operation in operations {
             guard case .deleteRange(let delete) = operation else { continue }
             let from = KeySlice(delete.key)
             if delete.rangeEnd.isEmpty {
                 deletedKeys.insert(from)
             } else if from < KeySlice(delete.rangeEnd) {
-                deletedRanges.append((from, KeySlice(delete.rangeEnd)))
+                ranges.append((from, KeySlice(delete.rangeEnd)))
             }
         }
-        deletedRanges.sort { $0.from < $1.from }
-        coalesce()
+        ranges.sort { $0.from < $1.from }
+        add(Self.joined(ranges))
 
         for operation in operations {
             guard case .txn(let nested) = operation else { continue }
@@ -111,52 +114,66 @@ struct WriteSet {
     }
 
     private func deletes(_ key: KeySlice) -> Bool {
-        if deletedKeys.contains(key) { return true }
+        deletedKeys.contains(key) || deletedRanges.contains { Self.covers($0, key) }
+    }
+
+    private static func covers(_ ranges: Ranges, _ key: KeySlice) -> Bool {
         // The last range that starts at or before the key.
         var low = 0
-        var high = deletedRanges.count
+        var high = ranges.count
         while low < high {
             let middle = (low + high) / 2
-            if key < deletedRanges[middle].from { high = middle } else { low = middle + 1 }
+            if key < ranges[middle].from { high = middle } else { low = middle + 1 }
         }
-        return low > 0 && key < deletedRanges[low - 1].to
+        return low > 0 && key < ranges[low - 1].to
     }
 
     private mutating func addDeletes(of other: WriteSet) {
         deletedKeys.formUnion(other.deletedKeys)
-        if other.deletedRanges.isEmpty { return }
-        var merged: [(from: KeySlice, to: KeySlice)] = []
-        merged.reserveCapacity(deletedRanges.count + other.deletedRanges.count)
-        var mine = 0
-        var theirs = 0
-        while mine < deletedRanges.count, theirs < other.deletedRanges.count {
-            if other.deletedRanges[theirs].from < deletedRanges[mine].from {
-                merged.append(other.deletedRanges[theirs])
-                theirs += 1
+        for ranges in other.deletedRanges { add(ranges) }
+    }
+
+    private mutating func add(_ ranges: Ranges) {
+        if ranges.isEmpty { return }
+        var added = ranges
+        while let last = deletedRanges.last, last.count <= 2 * added.count {
+            deletedRanges.removeLast()
+            added = Self.merged(last, added)
+        }
+        deletedRanges.append(added)
+    }
+
+    private static func merged(_ one: Ranges, _ other: Ranges) -> Ranges {
+        var merged: Ranges = []
+        merged.reserveCapacity(one.count + other.count)
+        var (left, right) = (0, 0)
+        while left < one.count, right < other.count {
+            if other[right].from < one[left].from {
+                merged.append(other[right])
+                right += 1
             } else {
-                merged.append(deletedRanges[mine])
-                mine += 1
+                merged.append(one[left])
+                left += 1
             }
         }
-        merged.append(contentsOf: deletedRanges[mine...])
-        merged.append(contentsOf: other.deletedRanges[theirs...])
-        deletedRanges = merged
-        coalesce()
+        merged.append(contentsOf: one[left...])
+        merged.append(contentsOf: other[right...])
+        return joined(merged)
     }
 
     /// Joins ranges that overlap; they are sorted by their start.
-    private mutating func coalesce() {
-        if deletedRanges.count < 2 { return }
-        var joined: [(from: KeySlice, to: KeySlice)] = []
-        joined.reserveCapacity(deletedRanges.count)
-        for range in deletedRanges {
+    private static func joined(_ ranges: Ranges) -> Ranges {
+        if ranges.count < 2 { return ranges }
+        var joined: Ranges = []
+        joined.reserveCapacity(ranges.count)
+        for range in ranges {
             if let last = joined.last, range.from <= last.to {
                 joined[joined.count - 1].to = Swift.max(last.to, range.to)
             } else {
                 joined.append(range)
             }
         }
-        deletedRanges = joined
+        return joined
     }
 }
 

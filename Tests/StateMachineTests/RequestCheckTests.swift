@@ -89,6 +89,23 @@ private func verdict(_ get: Get) -> ApplyError? {
         #expect(verdict(Txn(then: [inner(0)]), maxOps: 1) == nil)
     }
 
+    /// Ranges deleted by many nested transactions beside many deletes of their own level: checked in the time that it
+    /// takes to sort them, since a member may let any number in.
+    @Test func manyNestedDeletesCostNoMoreThanSorting() {
+        func range(_ number: Int) -> Operation {
+            let name = String(number * 2 + 1_000_000)
+            return .delete(Delete("k\(name)", "k\(name)x"))
+        }
+        let own = (0..<20_000).map(range)
+        let nested = (20_000..<40_000).map { Operation.txn(Txn(then: [range($0)])) }
+        let free = Operation.txn(Txn(then: [.put(Put("k1000001"))]))
+        let taken = Operation.txn(Txn(then: [.put(Put("k1060000a"))]))
+        let start = ContinuousClock.now
+        #expect(verdict(Txn(then: own + nested + [free]), maxOps: .max) == nil)
+        #expect(verdict(Txn(then: own + nested + [taken]), maxOps: .max) == .duplicateKey)
+        #expect(ContinuousClock.now - start < .seconds(10))
+    }
+
     @Test func everythingInsideATransactionIsChecked() {
         #expect(verdict(Txn([Compare("", "", Outcome.equal, .version(1))])) == .keyEmpty)
         #expect(verdict(Txn(then: [.get(Get(""))])) == .keyEmpty)

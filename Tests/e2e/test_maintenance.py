@@ -182,13 +182,21 @@ def test_hash_and_defragment(client, prefix):
 
 
 def test_hash_is_of_what_is_kept_and_survives_a_restart(tmp_path, binary):
-    """Elections and restarts move the log on and change nothing that members compare."""
-    member = Server(tmp_path).start()
+    """Elections and restarts move the log on and change nothing that members compare. What waits for the backend's next
+    commit is committed for the purpose, for a snapshot as well."""
+    member = Server(tmp_path, flags=["--backend-batch-interval=30s"]).start()
     with member.client() as client:
         client.put(b"a", b"1")
         client.grant(600, ID=7)
+        begun = time.monotonic()
         before = client.call("Maintenance.Hash").hash
         assert client.call("Maintenance.Hash").hash == before
+        client.delete(b"a")
+        client.put(b"a", b"the value that was put last")
+        assert b"the value that was put last" in b"".join(r.blob for r in client.call("Maintenance.Snapshot"))
+        assert time.monotonic() - begun < 10
+        client.put(b"a", b"1")
+        before = client.call("Maintenance.Hash").hash
     for end in (member.kill, member.terminate):
         end()
         member.start()
