@@ -207,8 +207,8 @@ class Generator:
         return self.lease_list()
 
     def lease_list(self):
-        """In the order in which they end; after a restart all begin anew at once, so those of one length in any order."""
-        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest(), note=UNORDERED if self.pair.restarted else "")
+        """In the order in which they end, unless some of one length may have been begun or renewed at the same moment."""
+        return Request("Lease.LeaseLeases", M.LeaseLeasesRequest(), note=UNORDERED if self.pair.leases_tie else "")
 
     def short_lease(self):
         """Granted below the minimum and taken back before it ends; nothing is attached to it."""

@@ -253,11 +253,11 @@ def watchers(pair):
 @pytest.mark.parametrize("form", FORMATS)
 def test_watch(start, pair, alike, form):
     alike("put", "w", "0")
-    before = watchers(pair)
+    eventually(lambda: watchers(pair) == [0, 0], 10)
     watching = [start("watch", "w", "--prefix", "--prev-kv", "-w", form) if form != "protobuf" else
                 start("watch", "w", "--prefix", "--prev-kv"), start("watch", "w", "--rev", "999999"),
                 start("watch", "w", "--", "sh", "-c", "env | grep ETCD_WATCH_ | sort")]
-    eventually(lambda: all(now - then >= 3 for now, then in zip(watchers(pair), before)), 10)
+    eventually(lambda: watchers(pair) == [3, 3], 10)
     for command in (("put", "w", "1"), ("put", "w/1", "2"), ("del", "w", "--prefix")):
         alike(*command)
         time.sleep(0.1)
@@ -267,10 +267,10 @@ def test_watch(start, pair, alike, form):
 
 
 def test_watch_interactive_and_refused(start, pair, alike):
-    before = watchers(pair)
+    eventually(lambda: watchers(pair) == [0, 0], 10)
     interactive = start("watch", "-i")
     interactive.type("watch i\nwatch j --prefix --prev-kv\n")
-    eventually(lambda: all(now - then >= 2 for now, then in zip(watchers(pair), before)), 10)
+    eventually(lambda: watchers(pair) == [2, 2], 10)
     for command in (("put", "i", "1"), ("put", "j/1", "2"), ("put", "j/1", "3"), ("del", "j/1")):
         alike(*command)
         time.sleep(0.1)
