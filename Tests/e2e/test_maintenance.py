@@ -4,6 +4,7 @@ Method: raw gRPC against one member with a known name and URLs.
 """
 
 import re
+import time
 
 import pytest
 
