@@ -11,7 +11,7 @@ import re
 
 import pytest
 
-from harness import ETCDCTL_35, Command, moonctl_binary, run
+from harness import ETCDCTL_35, IS_ETCD, SERVER_BINARY, Command, moonctl_binary, run
 
 pytestmark = pytest.mark.skipif(moonctl_binary() is None, reason="moonctl is not built; set MOONCTL_BIN")
 
@@ -27,6 +27,13 @@ def both(server):
             results.append((done.returncode, done.stdout, done.stderr))
         return results
     return command
+
+
+@pytest.mark.moonraft
+@pytest.mark.skipif(IS_ETCD, reason="of one product")
+def test_both_binaries_are_of_one_version(binary):
+    server = run([SERVER_BINARY, "--version"]).stdout.split(",")[0].split()[1]
+    assert run([moonctl_binary(), "version"]).stdout.splitlines()[0] == "moonctl version: " + server
 
 
 MASKS = [

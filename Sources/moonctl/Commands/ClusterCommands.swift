@@ -22,7 +22,7 @@ enum AuthCommands {
 /// `version`.
 enum VersionCommand {
     /// The same number as the node's.
-    static let version = "0.1.0"
+    static let version = "0.2.0"
     /// The newest etcd API that the commands are written for.
     static let apiVersion = "3.7"
 
