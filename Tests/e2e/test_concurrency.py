@@ -3,6 +3,7 @@
 Method: raw gRPC against one member, as jetcd and the Rust client use these services; etcd's semantics, texts included.
 """
 
+import json
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 import h2raw
 from clusters import ELECTION_SECONDS, accepts, leader_and_followers
 from harness import METHODS, M, Server, eventually, failure, prefix_end, put_op, refused
-from test_plugins import Plugins
+from test_plugins import AUDITOR, Plugins
 
 
 def lock(client, name, lease, **options):
@@ -436,9 +437,10 @@ def test_a_key_that_was_there_is_no_caller_s_to_delete(tmp_path, binary):
     plugins = Plugins(tmp_path)
     plugins.write("keeper", ["authz"], """
         local M = {}
-        function M.authz(req)
+        function M.authz(req, id)
           for _, op in req:ops() do
             if op.kind == "delete_range" and op:touches("jobs/") then return false, "kept" end
+            if op.kind == "delete_range" and op:touches("ours/") and not id.peer then return false, "nobody" end
           end
           return true
         end
@@ -458,6 +460,38 @@ def test_a_key_that_was_there_is_no_caller_s_to_delete(tmp_path, binary):
             lock(client, b"jobs", other, timeout=0.3)
         eventually(lambda: client.get(b"jobs/%x" % other) is None)
         assert client.get(b"jobs/%x" % lease).value == b"another's"
+        # The call is over when its caller's deletion is judged, and still has his name.
+        client.put(b"ours/0")
+        client.put(b"ours/%x" % lease, lease=lease)
+        with pytest.raises(grpc.RpcError):
+            lock(client, b"ours", lease, timeout=0.3)
+        eventually(lambda: client.get(b"ours/%x" % lease) is None)
+    member.stop()
+
+
+@pytest.mark.moonraft
+def test_audit_hears_how_each_read_of_an_election_ended(tmp_path, binary):
+    plugins = Plugins(tmp_path)
+    plugins.write("auditor", ["init", "audit"], AUDITOR, 'capabilities = ["file.append"]\n')
+    plugins.bind('[[plugin]]\nname = "auditor"\n[plugin.match]\nrpcs = ["range", "watch"]\nprefixes = ["e/"]\n'
+                 'stages = ["completed"]\n')
+    member = Server(tmp_path, config=plugins.config).start()
+
+    def records():
+        files = [path for path in tmp_path.rglob("audit.log*") if path.is_file()]
+        lines = files[0].read_text().splitlines() if files else []
+        found = [json.loads(line) for line in lines]
+        return [(record["rpc"], record["code"]) for record in found if record.get("stage") == "completed"]
+
+    with member.client() as client:
+        with refused("UNKNOWN", "election: no leader"):
+            client.call("Election.Leader", name=b"e")
+        eventually(lambda: records() == [("range", 0)])
+        stream = client.call("Election.Observe", name=b"e", timeout=20)
+        eventually(lambda: sorted(records()) == [("range", 0), ("range", 0), ("watch", 0)])
+        stream.cancel()
+        client.call("Election.Campaign", name=b"e", lease=client.grant(60).ID)
+        assert len(records()) == 3
     member.stop()
 
 
