@@ -236,7 +236,7 @@ def test_locks_are_given_back_without_space(tmp_path, binary):
 
 @pytest.mark.moonraft
 def test_a_place_whose_answer_is_refused_is_given_up(server, client, leases):
-    """A client that asks for much and reads nothing is refused long answers, and a lock it was not told of it has not."""
+    """Who asks for much and reads nothing is refused long answers, and has no lock that it was not told of."""
     client.put(b"unread", bytes(1_400_000))
     name = b"n" * 5000
     with h2raw.Connection(server.address, initial_window=0) as silent:

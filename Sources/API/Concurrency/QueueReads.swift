@@ -39,7 +39,7 @@ final class QueueReads {
     ///
     /// - Parameter range: a RangeRequest message.
     func first(_ range: [UInt8], _ then: @escaping (Outcome) -> Void) {
-        inTurn { [self] in read(range, then) }
+        inTurn { [weak self] in self?.read(range, then) }
     }
 
     /// The create revision of a key that is there, and the store's revision.
