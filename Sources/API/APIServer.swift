@@ -180,7 +180,9 @@ package final class APIServer: Sendable {
             call.finish(status)
             return nil
         }
-        return context.leaderWatch.guarding(call, make(call))
+        // As in etcd a unary call is asked for its leader when it begins; one that waits keeps its place.
+        let isStream = Method(rawValue: call.method.rawValue)?.flow != .unary
+        return isStream ? context.leaderWatch.guarding(call, make(call)) : make(call)
     }
 
     /// What this version does not have says so; nothing pretends.

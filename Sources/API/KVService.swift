@@ -207,13 +207,7 @@ final class KVService {
             !request.hasRevisionFilter && request.sortOrder == SortOrder.none
             && request.sortTarget == SortTarget.key
         if isPlain && request.limit > 0 && request.limit <= bound { return false }
-        // Counting looks at one word for 64 keys, so asking first costs little.
-        var count = RangeQuery(key: request.key, rangeEnd: request.rangeEnd)
-        count.countOnly = true
-        var unused = ByteWriter(reusing: [])
-        let result = try? context.node.store.range(
-            count, reader: context.reader, into: &unused)
-        return (result?.count ?? 0) > bound
+        return context.keyCount(request.key, request.rangeEnd) > bound
     }
 
     // MARK: Common

@@ -49,6 +49,7 @@ final class LoopContext {
     let observer: RequestObserver
     lazy var hub = WatchHub(self)
     lazy var followers = RangeFollowers(self)
+    lazy var queueReads = QueueReads(self)
     lazy var leaderWatch = LeaderWatch(self)
     private(set) var clientVersions = ClientVersions()
     let monitoring: Monitoring
@@ -226,6 +227,14 @@ final class LoopContext {
             call.finish(.tooManyRequests)
             trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
         }
+    }
+
+    /// Keys in a range. Counting looks at one word for 64 keys, so asking before reading costs little.
+    func keyCount(_ key: UnsafeRawBufferPointer, _ rangeEnd: UnsafeRawBufferPointer) -> Int64 {
+        var count = RangeQuery(key: key, rangeEnd: rangeEnd)
+        count.countOnly = true
+        var unused = ByteWriter(reusing: [])
+        return (try? node.store.range(count, reader: reader, into: &unused))?.count ?? 0
     }
 
     /// Whether a read can be served at once; the common case, which needs no closure.

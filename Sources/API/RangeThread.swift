@@ -17,17 +17,17 @@ package final class RangeThread: Sendable {
         // Unchecked: written by the loop before it is queued, then by the thread, then read by
         // the loop; the queues order these.
         let message: [UInt8]
-        let call: ServerCall
         let context: LoopContext
-        let trail: AuditTrail?
+        /// Takes the outcome, on the loop.
+        let done: (Work) -> Void
         var reply: [UInt8] = []
+        var revision: Int64 = 0
         var status = RPCStatus.ok
 
-        init(_ message: [UInt8], _ call: ServerCall, _ context: LoopContext, _ trail: AuditTrail?) {
+        init(_ message: [UInt8], _ context: LoopContext, _ done: @escaping (Work) -> Void) {
             self.message = message
-            self.call = call
             self.context = context
-            self.trail = trail
+            self.done = done
         }
     }
 
@@ -55,10 +55,35 @@ package final class RangeThread: Sendable {
     func range(
         _ message: [UInt8], call: ServerCall, context: LoopContext, trail: AuditTrail?
     ) {
-        if !jobs.offer(.range(Work(message, call, context, trail))) {
-            call.finish(.tooManyRequests)
-            trail?.completed(.tooManyRequests, revision: 0, index: 0, term: 0)
-        }
+        offer(
+            Work(message, context) { work in
+                if work.status.code == .ok {
+                    call.respond(work.reply)
+                } else {
+                    call.finish(work.status)
+                }
+                trail?.completed(work.status, revision: 0, index: 0, term: 0)
+                context.observer.finished(call)
+            })
+    }
+
+    /// Reads a range for the node itself. Called on the loop of `context`, and so is `then`.
+    func read(
+        _ message: [UInt8], _ context: LoopContext,
+        _ then: @escaping (Result<(reply: [UInt8], revision: Int64), RPCStatus>) -> Void
+    ) {
+        offer(
+            Work(message, context) { work in
+                then(
+                    work.status.code == .ok
+                        ? .success((work.reply, work.revision)) : .failure(work.status))
+            })
+    }
+
+    private func offer(_ work: Work) {
+        if jobs.offer(.range(work)) { return }
+        work.status = .tooManyRequests
+        work.done(work)
     }
 
     private func run() {
@@ -76,7 +101,7 @@ package final class RangeThread: Sendable {
                 monitoring.longReads.subtract(1, ordering: .relaxed)
                 let loop = work.context.loop
                 loop.eventLoop.execute { [work] in
-                    loop.batch { Self.answer(work) }
+                    loop.batch { work.done(work) }
                 }
             }
         }
@@ -96,6 +121,7 @@ package final class RangeThread: Sendable {
                     to: &reply, revision: result.revision,
                     term: node.status.term.load(ordering: .relaxed))
                 reply.raw(body.bytes)
+                work.revision = result.revision
                 let bound = work.context.options.maxResponseBytes
                 if reply.count > bound {
                     work.status = .tooLarge(reply.count, bound)
@@ -108,15 +134,5 @@ package final class RangeThread: Sendable {
                 work.status = RPCStatus(.internal, "\(error)")
             }
         }
-    }
-
-    private static func answer(_ work: Work) {
-        if work.status.code == .ok {
-            work.call.respond(work.reply)
-        } else {
-            work.call.finish(work.status)
-        }
-        work.trail?.completed(work.status, revision: 0, index: 0, term: 0)
-        work.context.observer.finished(work.call)
     }
 }

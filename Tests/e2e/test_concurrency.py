@@ -3,6 +3,7 @@
 Method: raw gRPC against one member, as jetcd and the Rust client use these services; etcd's semantics, texts included.
 """
 
+import json
 import queue
 import threading
 import time
@@ -10,8 +11,10 @@ import time
 import grpc
 import pytest
 
-from harness import M, Server, eventually, prefix_end, refused
-from test_plugins import Plugins
+import h2raw
+from clusters import ELECTION_SECONDS, accepts, leader_and_followers
+from harness import METHODS, M, Server, eventually, failure, prefix_end, put_op, refused
+from test_plugins import AUDITOR, Plugins
 
 
 def lock(client, name, lease, **options):
@@ -45,6 +48,7 @@ def test_a_lock_is_a_key_on_its_lease(client, name, leases):
     assert reply.key == name + b"/%x" % leases[0] and reply.header.revision and reply.header.member_id
     pair = client.get(reply.key)
     assert (pair.value, pair.lease, pair.version) == (b"", leases[0], 1)
+    assert reply.header.revision == pair.create_revision
     again = lock(client, name, leases[0])
     assert again.key == reply.key and client.get(reply.key).version == 1
     assert client.call("Lock.Unlock", key=reply.key).header.revision == pair.mod_revision + 1
@@ -131,6 +135,46 @@ def test_a_waiter_s_lease_that_ends_is_told_at_its_turn(client, name, leases):
         waiting.result(5)
 
 
+def test_who_waits_with_a_key_that_was_there_gives_it_up(client, name, leases):
+    """Two calls for one lease stand in one place; the end of either is the end of the place."""
+    held = lock(client, name, leases[0])
+    first = client.future("Lock.Lock", name=name, lease=leases[1], timeout=20)
+    eventually(lambda: len(names(client, name)) == 2)
+    second = client.future("Lock.Lock", name=name, lease=leases[1], timeout=20)
+    time.sleep(0.3)
+    second.cancel()
+    eventually(lambda: names(client, name) == [leases[0]])
+    assert not first.done()
+    client.call("Lock.Unlock", key=held.key)
+    with refused("UNKNOWN", "mutex: session is expired"):
+        first.result(5)
+
+
+def test_a_queue_of_thousands(client, name, leases):
+    """Longer than what an event loop reads by itself."""
+    for i in (0, 1):
+        client.put(name + b"/other-%04d" % i, b"%d" % i)
+    for start in range(2, 3000, 100):
+        client.txn(success=[put_op(name + b"/other-%04d" % i, b"%d" % i) for i in range(start, min(start + 100, 3000))])
+    assert client.call("Election.Leader", name=name).kv.value == b"0"
+    stream = client.call("Election.Observe", name=name, timeout=30)
+    assert next(stream).kv.value == b"0"
+    waiting = [client.future("Lock.Lock", name=name, lease=lease, timeout=20) for lease in leases[:3]]
+    eventually(lambda: client.prefix(name + b"/", count_only=True).count == 3003)
+    client.delete(name + b"/other-0000")
+    assert next(stream).kv.value == b"1"
+    client.delete(name + b"/other-0001", name + b"/other-2999")
+    assert next(stream).kv.value == b"2999"
+    time.sleep(0.2)
+    assert not any(call.done() for call in waiting)
+    client.delete(name + b"/other-2999")
+    for done, lease in enumerate(names(client, name), 1):
+        held = waiting[leases.index(lease)].result(5)
+        assert sum(call.done() for call in waiting) == done
+        client.call("Lock.Unlock", key=held.key)
+    stream.cancel()
+
+
 def test_a_lock_without_a_lease_gets_one_of_a_minute(client, name):
     reply = lock(client, name, 0)
     lease = int(reply.key.rpartition(b"/")[2], 16)
@@ -164,6 +208,81 @@ def test_a_stopping_server_ends_the_wait(tmp_path, binary):
         assert names(client, b"n")[0] == leases[0]
         with pytest.raises(grpc.RpcError):
             lock(client, b"n", leases[1], timeout=0.3)
+    member.stop()
+
+
+@pytest.mark.differs_on_351("3.5.1 checks the space for every transaction, also one that puts nothing")
+def test_locks_are_given_back_without_space(tmp_path, binary):
+    """Under NOSPACE nothing new is taken, and what makes room is done."""
+    member = Server(tmp_path, flags=["--quota-backend-bytes", "20000000"]).start()
+    with member.client() as client:
+        leases = [client.grant(60).ID for _ in range(2)]
+        held = lock(client, b"n", leases[0])
+        leader = campaign(client, b"e", leases[0], b"one")
+        waiting = client.future("Lock.Lock", name=b"n", lease=leases[1], timeout=20)
+        eventually(lambda: len(names(client, b"n")) == 2)
+        full = "etcdserver: mvcc: database space exceeded"
+        with pytest.raises(grpc.RpcError) as error:
+            for i in range(60):
+                client.put(b"big-%d" % i, bytes(1_000_000))
+        assert error.value.details() == full
+        assert failure(lock, client, b"other", leases[0])[1] == full
+        client.call("Lock.Unlock", key=held.key)
+        assert waiting.result(5).key == b"n/%x" % leases[1]
+        client.call("Election.Resign", leader=leader)
+        assert client.get(leader.key) is None and client.get(held.key) is None
+    member.stop()
+
+
+@pytest.mark.moonraft
+def test_a_place_whose_answer_is_refused_is_given_up(server, client, leases):
+    """Who asks for much and reads nothing is refused long answers, and has no lock that it was not told of."""
+    client.put(b"unread", bytes(1_400_000))
+    name = b"n" * 5000
+    with h2raw.Connection(server.address, initial_window=0) as silent:
+        for _ in range(60):
+            stream = silent.open("/etcdserverpb.KV/Range")
+            silent.data(stream, h2raw.message(METHODS["KV.Range"].request(key=b"unread").SerializeToString()), end=True)
+        stream = silent.open("/v3lockpb.Lock/Lock")
+        request = METHODS["Lock.Lock"].request(name=name, lease=leases[0])
+        silent.data(stream, h2raw.message(request.SerializeToString()), end=True)
+        state = silent.streams[stream]
+        assert silent.pump(10, lambda: state["ended"])
+        assert ("grpc-status", "8") in [(n.decode(), v.decode()) for fields in state["headers"] for n, v in fields]
+        eventually(lambda: names(client, name) == [])
+    lock(client, name, leases[1], timeout=5)
+    client.delete(b"unread")
+
+
+@pytest.mark.moonraft
+def test_events_that_are_lost_cost_no_waiter_its_turn(tmp_path, binary):
+    """A queue of 16 events overflows again and again while 150 wait, and a leader is observed."""
+    config = tmp_path / "moonraft.toml"
+    config.write_text("[limits]\nevent-bus-queue = 16\n")
+    member = Server(tmp_path, config=config).start()
+    with member.client() as client:
+        leases = [client.grant(60).ID for _ in range(150)]
+        told = []
+        stream = client.call("Election.Observe", name=b"n", timeout=60)
+        threading.Thread(target=lambda: _collect(stream, told), daemon=True).start()
+        waiting = []
+        for lease in leases:
+            waiting.append(client.future("Lock.Lock", name=b"n", lease=lease, timeout=60))
+            if len(waiting) == 1:
+                waiting[0].result(5)
+        eventually(lambda: len(names(client, b"n")) == 150)
+        order = names(client, b"n")
+        for lease in order:
+            burst = [client.future("KV.Txn", success=[put_op(b"noise-%d-%d" % (i, j)) for j in range(50)])
+                     for i in range(20)] if order.index(lease) % 5 == 0 else []
+            key = waiting[leases.index(lease)].result(10).key
+            client.call("Lock.Unlock", key=key)
+            for call in burst:
+                call.result(10)
+        assert names(client, b"n") == []
+        campaign(client, b"n", leases[0], b"last")
+        eventually(lambda: told[-1:] == [b"last"])
+        stream.cancel()
     member.stop()
 
 
@@ -247,6 +366,31 @@ def test_observe_tells_every_proclamation_and_every_leader_in_order(client, name
     late.cancel()
 
 
+def test_observe_tells_of_a_leader_that_spoke_before_the_last_one_s_last_words(client, name, leases):
+    leader = campaign(client, name, leases[0], b"one")
+    stream = client.call("Election.Observe", name=name, timeout=20)
+    assert next(stream).kv.value == b"one"
+    waiting = client.future("Election.Campaign", name=name, lease=leases[1], value=b"two", timeout=20)
+    eventually(lambda: len(names(client, name)) == 2)
+    client.call("Election.Proclaim", leader=leader, value=b"farewell")
+    assert next(stream).kv.value == b"farewell"
+    client.call("Election.Resign", leader=leader)
+    assert next(stream).kv.value == b"two" and waiting.result(5)
+    stream.cancel()
+
+
+@pytest.mark.moonraft
+def test_a_candidate_whose_lease_ended_leads_nothing(client, name, leases):
+    """etcd tells it that it leads."""
+    leader = campaign(client, name, leases[0], b"one")
+    waiting = client.future("Election.Campaign", name=name, lease=leases[1], value=b"two", timeout=20)
+    eventually(lambda: len(names(client, name)) == 2)
+    client.revoke(leases[1])
+    client.call("Election.Resign", leader=leader)
+    with refused("UNKNOWN", "election: session is expired"):
+        waiting.result(5)
+
+
 def _collect(stream, told):
     try:
         for reply in stream:
@@ -285,3 +429,199 @@ def test_plugins_judge_locks_by_their_keys(tmp_path, binary):
         assert client.prefix(b"closed").count == 0
         client.call("Lock.Unlock", key=open_lock.key)
     member.stop()
+
+
+@pytest.mark.moonraft
+def test_a_key_that_was_there_is_no_caller_s_to_delete(tmp_path, binary):
+    """Who may put and not delete takes no other's key away by waiting with its lease and leaving."""
+    plugins = Plugins(tmp_path)
+    plugins.write("keeper", ["authz"], """
+        local M = {}
+        function M.authz(req, id)
+          for _, op in req:ops() do
+            if op.kind == "delete_range" and op:touches("jobs/") then return false, "kept" end
+            if op.kind == "delete_range" and op:touches("ours/") and not id.peer then return false, "nobody" end
+          end
+          return true
+        end
+        return M""")
+    plugins.bind('[[plugin]]\nname = "keeper"\n')
+    member = Server(tmp_path, config=plugins.config).start()
+    with member.client() as client:
+        lease = client.grant(60).ID
+        client.put(b"jobs/0")
+        client.put(b"jobs/%x" % lease, b"another's", lease=lease)
+        for method, fields in (("Lock.Lock", {}), ("Election.Campaign", {"value": b"another's"})):
+            with pytest.raises(grpc.RpcError):
+                client.call(method, name=b"jobs", lease=lease, timeout=0.3, **fields)
+        # What a call made itself goes with it: to that the plugin has agreed.
+        other = client.grant(60).ID
+        with pytest.raises(grpc.RpcError):
+            lock(client, b"jobs", other, timeout=0.3)
+        eventually(lambda: client.get(b"jobs/%x" % other) is None)
+        assert client.get(b"jobs/%x" % lease).value == b"another's"
+        # The call is over when its caller's deletion is judged, and still has his name.
+        client.put(b"ours/0")
+        client.put(b"ours/%x" % lease, lease=lease)
+        with pytest.raises(grpc.RpcError):
+            lock(client, b"ours", lease, timeout=0.3)
+        eventually(lambda: client.get(b"ours/%x" % lease) is None)
+    member.stop()
+
+
+@pytest.mark.moonraft
+def test_audit_hears_how_each_read_of_an_election_ended(tmp_path, binary):
+    plugins = Plugins(tmp_path)
+    plugins.write("auditor", ["init", "audit"], AUDITOR, 'capabilities = ["file.append"]\n')
+    plugins.bind('[[plugin]]\nname = "auditor"\n[plugin.match]\nrpcs = ["range", "watch"]\nprefixes = ["e/"]\n'
+                 'stages = ["completed"]\n')
+    member = Server(tmp_path, config=plugins.config).start()
+
+    def records():
+        files = [path for path in tmp_path.rglob("audit.log*") if path.is_file()]
+        lines = files[0].read_text().splitlines() if files else []
+        found = [json.loads(line) for line in lines]
+        return [(record["rpc"], record["code"]) for record in found if record.get("stage") == "completed"]
+
+    with member.client() as client:
+        with refused("UNKNOWN", "election: no leader"):
+            client.call("Election.Leader", name=b"e")
+        eventually(lambda: records() == [("range", 0)])
+        stream = client.call("Election.Observe", name=b"e", timeout=20)
+        eventually(lambda: sorted(records()) == [("range", 0), ("range", 0), ("watch", 0)])
+        stream.cancel()
+        client.call("Election.Campaign", name=b"e", lease=client.grant(60).ID)
+        assert len(records()) == 3
+    member.stop()
+
+
+@pytest.mark.moonraft
+def test_what_plugins_change_counts(tmp_path, binary):
+    """Who leads is read where a plugin says; a place is not put elsewhere; who may not watch does not observe."""
+    plugins = Plugins(tmp_path)
+    plugins.write("changer", ["authz", "admit_mutate"], """
+        local M = {}
+        function M.authz(req)
+          if req.rpc == "watch" then
+            for _, op in req:ops() do if op:touches("unseen/") then return false, "unseen" end end
+          end
+          return true
+        end
+        function M.admit_mutate(req)
+          for _, op in req:ops() do
+            if op.kind == "range" and req.rpc == "range" and op:within("all/") then
+              op:set_key("all/mine-") op:set_range_end("all/mine.")
+            end
+            if op.kind == "put" and op:within("moved/") then op:set_key("elsewhere/1") end
+          end
+        end
+        return M""")
+    plugins.bind('[[plugin]]\nname = "changer"\n[plugin.match]\nrpcs = ["range", "txn", "watch"]\n')
+    member = Server(tmp_path, config=plugins.config).start()
+    with member.client() as client:
+        lease = client.grant(60).ID
+        client.put(b"all/other", b"other's")
+        client.put(b"all/mine-1", b"first")
+        assert client.call("Election.Leader", name=b"all").kv.value == b"first"
+        stream = client.call("Election.Observe", name=b"all", timeout=20)
+        assert next(stream).kv.value == b"first"
+        client.put(b"all/other", b"changed")
+        client.delete(b"all/mine-1")
+        client.put(b"all/mine-2", b"second")
+        assert next(stream).kv.value == b"second"
+        stream.cancel()
+        for method in ("Lock.Lock", "Election.Campaign"):
+            with refused("FAILED_PRECONDITION", "moonraft: a plugin changed a key of a lock or an election"):
+                client.call(method, name=b"moved", lease=lease)
+        assert client.prefix(b"moved/").count == 0 and client.prefix(b"elsewhere/").count == 0
+        client.put(b"unseen/1", b"read")
+        assert client.call("Election.Leader", name=b"unseen").kv.value == b"read"
+        with refused("PERMISSION_DENIED", "etcdserver: permission denied"):
+            next(client.call("Election.Observe", name=b"unseen", timeout=5))
+    member.stop()
+
+
+# -- Clusters
+
+
+def test_a_holder_whose_call_ends_on_its_way_keeps_what_it_has(cluster, whole, name):
+    """Calls that time out while nothing can be committed, and what is decided once it can."""
+    leader, followers = leader_and_followers(cluster)
+    client = leader.client
+    lease = client.grant(60).ID
+    held = lock(client, name, lease)
+    stands = campaign(client, name + b"-e", lease, b"one")
+    for member in followers:
+        member.freeze()
+    calls = [client.future("Lock.Lock", name=name, lease=lease, timeout=0.3),
+             client.future("Election.Campaign", name=name + b"-e", lease=lease, value=b"one", timeout=0.3),
+             client.future("Election.Proclaim", leader=M.LeaderKey(name=name + b"-e", key=stands.key, rev=stands.rev),
+                           value=b"too late", timeout=0.3)]
+    for call in calls:
+        with pytest.raises(grpc.RpcError):
+            call.result()
+    for member in followers:
+        member.wake()
+    cluster.wait_leader()
+    eventually(lambda: accepts(leader), 10)
+    time.sleep(0.5)
+    pair = client.get(held.key)
+    assert pair and pair.create_revision == held.header.revision
+    assert client.get(stands.key).value == b"one"
+
+
+@pytest.mark.moonraft  # etcd's deletion is lost with its leader, and the lease has to end it.
+def test_a_place_is_given_up_across_a_change_of_leader(cluster, whole, name):
+    """The client leaves while the leader does not answer, and lives on: whoever leads next hears of it."""
+    leader, (member, *_) = leader_and_followers(cluster)
+    client = member.client
+    leases = [client.grant(60).ID for _ in range(2)]
+    held = lock(client, name, leases[0])
+    waiting = client.future("Lock.Lock", name=name, lease=leases[1], timeout=30)
+    eventually(lambda: len(names(client, name)) == 2)
+    leader.freeze()
+    waiting.cancel()
+    time.sleep(2 * ELECTION_SECONDS)
+    cluster.wait_leader()
+    eventually(lambda: names(client, name) == [leases[0]], 15)
+    client.call("Lock.Unlock", key=held.key)
+
+
+def test_a_lagging_member_gives_no_lock_away(cluster, whole, name):
+    """It learns that the one before is gone long before it learns that the waiter's lease is gone too."""
+    leader, (lagging, *_) = leader_and_followers(cluster)
+    leases = [leader.client.grant(60).ID for _ in range(3)]
+    held = lock(leader.client, name, leases[0])
+    waiting = lagging.client.future("Lock.Lock", name=name, lease=leases[1], timeout=30)
+    eventually(lambda: len(names(leader.client, name)) == 2)
+    lagging.freeze()
+    leader.client.call("Lock.Unlock", key=held.key)
+    for i in range(90):
+        leader.client.put(name + b"-noise", bytes(1_000_000))
+    leader.client.revoke(leases[1])
+    lock(leader.client, name, leases[2])
+    lagging.wake()
+    with refused("UNKNOWN", "mutex: session is expired"):
+        waiting.result()
+
+
+@pytest.mark.differs_on_351("its last read may be refused because the leader changed", run=False)
+def test_who_waits_keeps_its_place_while_nobody_leads(cluster, whole, name):
+    """A unary call that asked for a leader had one when it began."""
+    leader, followers = leader_and_followers(cluster)
+    client = leader.client
+    leases = [client.grant(60).ID for _ in range(2)]
+    held = lock(client, name, leases[0])
+    request = METHODS["Lock.Lock"].request(name=name, lease=leases[1])
+    waiting = client._call("Lock.Lock").future(request, timeout=40, metadata=(("hasleader", "true"),))
+    eventually(lambda: len(names(client, name)) == 2)
+    for member in followers:
+        member.freeze()
+    time.sleep(6 * ELECTION_SECONDS)
+    assert not waiting.done()
+    for member in followers:
+        member.wake()
+    cluster.wait_leader()
+    eventually(lambda: accepts(leader), 15)
+    client.call("Lock.Unlock", key=held.key)
+    assert waiting.result().key == name + b"/%x" % leases[1]

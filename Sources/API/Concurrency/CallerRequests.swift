@@ -3,11 +3,26 @@
 // plugins as if the caller had sent it, so that a lock opens no way around a policy.
 
 import KVCodec
-import MVCC
+import NIOCore
 import Node
+import Plugins
 import RPC
 import Replica
 import StateMachine
+
+/// Whom requests are made for. Who that is, is found out while the call is there; a call that has ended can
+/// no longer tell.
+struct Caller {
+    let call: ServerCall
+    /// Nil where no plugin is.
+    fileprivate let identity: Result<PluginIdentity, RPCStatus>?
+
+    init(_ call: ServerCall, _ context: LoopContext) {
+        self.call = call
+        context.gate?.refreshIfReloaded()
+        identity = context.gate?.identity(call)
+    }
+}
 
 /// What came of a request made for a caller.
 enum CallerOutcome {
@@ -15,37 +30,51 @@ enum CallerOutcome {
     case refused(RPCStatus)
 }
 
-/// A kv that heads a queue, or is looked for there.
-struct QueuedKey: Equatable {
-    var key: [UInt8]
-    var createRevision: Int64
-    var modRevision: Int64
-    /// The whole KeyValue message.
-    var record: [UInt8]
-
-    init(_ record: UnsafeRawBufferPointer) throws(DecodeError) {
-        let view = try KeyValueView(record)
-        key = [UInt8](view.key)
-        createRevision = view.createRevision
-        modRevision = view.modRevision
-        self.record = [UInt8](record)
-    }
-}
-
 extension LoopContext {
     /// Has a transaction, deletion or grant judged, proposed and applied for a caller.
     ///
     /// - Parameter method: `txn`, `deleteRange` or `leaseGrant`, what `message` is a request of.
     func carryOut(
-        _ method: Method, _ kind: Command.Kind, _ message: [UInt8], for call: ServerCall,
+        _ method: Method, _ kind: Command.Kind, _ message: [UInt8], for caller: Caller,
         _ then: @escaping (CallerOutcome) -> Void
     ) {
-        guard let gate, gate.selects(method) else { return propose(kind, message, nil, then) }
-        message.withUnsafeBytes { bytes in
-            gate.admit(call, method, bytes, refuse: { then(.refused($0)) }) { [self] final, trail in
-                propose(kind, [UInt8](final), trail, then)
+        judge(method, message, for: caller, refuse: { then(.refused($0)) }) { [self] final, trail in
+            if method == .txn, final != message, !Self.haveSameKeys(final, message) {
+                then(.refused(.changedKeys))
+                trail?.completed(.changedKeys, revision: 0, index: 0, term: 0)
+                return
+            }
+            propose(kind, final, trail, then)
+        }
+    }
+
+    /// Calls one of: `proceed` with the message that the plugins made of it, or `refuse`.
+    private func judge(
+        _ method: Method, _ message: [UInt8], for caller: Caller,
+        refuse: @escaping (RPCStatus) -> Void,
+        _ proceed: @escaping ([UInt8], AuditTrail?) -> Void
+    ) {
+        guard let gate, gate.selects(method), let identity = caller.identity else {
+            return proceed(message, nil)
+        }
+        switch identity {
+        case .failure(let status): refuse(status)
+        case .success(let identity):
+            message.withUnsafeBytes { bytes in
+                gate.admit(caller.call, method, bytes, from: identity, refuse: refuse) {
+                    proceed([UInt8]($0), $1)
+                }
             }
         }
+    }
+
+    /// Whether two transactions differ in no key. A place stands under the name that its caller is told.
+    private static func haveSameKeys(_ left: [UInt8], _ right: [UInt8]) -> Bool {
+        func keys(_ txn: [UInt8]) -> [[[UInt8]]]? {
+            let request = txn.withUnsafeBytes { try? RequestOps.request(.txn, .txn, $0) }
+            return request?.ops.map { [$0.key, $0.rangeEnd] }
+        }
+        return keys(left) == keys(right)
     }
 
     private func propose(
@@ -56,7 +85,9 @@ extension LoopContext {
             then(.refused(status))
             trail?.completed(status, revision: 0, index: 0, term: 0)
         }
-        if !hasSpace(cost: cost(kind, message)) { return refuse(Self.asCallersSee(.noSpace)) }
+        // What costs nothing, such as giving a lock back, is done without space as well.
+        let cost = cost(kind, message)
+        if cost > 0 && !hasSpace(cost: cost) { return refuse(Self.asCallersSee(.noSpace)) }
         let waiter = PendingQuery(loopIndex: loop.index) { answer in
             switch answer {
             case .applied(let result, let index, let term):
@@ -87,7 +118,7 @@ extension LoopContext {
 
     /// The lease to use: the caller's, or for 0 a new one of 60 s that nobody renews, as etcd makes one.
     func withLease(
-        _ lease: Int64, for call: ServerCall, _ then: @escaping (Result<Int64, RPCStatus>) -> Void
+        _ lease: Int64, for caller: Caller, _ then: @escaping (Result<Int64, RPCStatus>) -> Void
     ) {
         if lease != 0 { return then(.success(lease)) }
         let id = Int64.random(in: 1 ... .max)
@@ -95,7 +126,7 @@ extension LoopContext {
         var grant = ByteWriter(capacity: 16)
         grant.int64(1, seconds)
         grant.int64(2, id)
-        carryOut(.leaseGrant, .leaseGrant, grant.bytes, for: call) { outcome in
+        carryOut(.leaseGrant, .leaseGrant, grant.bytes, for: caller) { outcome in
             switch outcome {
             case .applied: then(.success(id))
             case .refused(let status): then(.failure(status))
@@ -103,155 +134,69 @@ extension LoopContext {
         }
     }
 
-    /// The oldest key below a prefix, the head of the queue, at the store's current revision; or the
-    /// newest of those made before a revision.
-    func queued(
-        _ prefix: [UInt8], newestBefore revision: Int64? = nil
-    ) -> Result<(found: QueuedKey?, revision: Int64), RPCStatus> {
-        read(key: prefix, rangeEnd: Self.prefixEnd(prefix)) { query in
-            query.sortTarget = SortTarget.create
-            query.sortOrder = revision == nil ? SortOrder.ascend : SortOrder.descend
-            query.maxCreateRevision = revision.map { $0 - 1 } ?? 0
+    // MARK: Places
+
+    /// A second between two; whoever is still refused then leaves it to the lease.
+    private static let maxAttemptsToGiveUp = 10
+
+    /// Deletes a key that a call made and whose caller never heard of it. No plugin is asked: it follows from
+    /// what they agreed to, like the end of a lease. A client that lives on renews the lease, and all who
+    /// stand behind the key would wait for ever, so a refusal is not the end of it.
+    ///
+    /// - Parameter txn: deletes the key if it is still the one that was made, so it may be repeated.
+    func giveUp(_ txn: [UInt8], attempts: Int = maxAttemptsToGiveUp) {
+        // Even a waiter that does nothing makes the replica carry the command over to the next leader.
+        let waiter = PendingQuery(loopIndex: loop.index) { [weak self] answer in
+            if case .refused(let error) = answer, error != .stopped { self?.giveUpLater(txn, attempts - 1) }
         }
+        let command = Command.encode(kind: .txn, origin: .core, body: txn)
+        if !node.propose(command, waiter: waiter, turns) { giveUpLater(txn, attempts - 1) }
     }
 
-    /// One key at the store's current revision.
-    func stored(_ key: [UInt8]) -> Result<(found: QueuedKey?, revision: Int64), RPCStatus> {
-        read(key: key, rangeEnd: []) { _ in }
+    private func giveUpLater(_ txn: [UInt8], _ attempts: Int) {
+        guard attempts > 0 else { return }
+        let loop = loop
+        let again = LoopReturn { [weak self] (_: Void) in self?.giveUp(txn, attempts: attempts) }
+        loop.eventLoop.scheduleTask(in: .seconds(1)) { loop.batch { again.body(()) } }
     }
 
-    private func read(
-        key: [UInt8], rangeEnd: [UInt8], _ refine: (inout RangeQuery) -> Void
-    ) -> Result<(found: QueuedKey?, revision: Int64), RPCStatus> {
-        key.withUnsafeBytes { key in
-            rangeEnd.withUnsafeBytes { rangeEnd in
-                var query = RangeQuery(key: key, rangeEnd: rangeEnd)
-                query.limit = 1
-                refine(&query)
-                var writer = ByteWriter(capacity: 256)
-                do throws(MVCCError) {
-                    let result = try node.store.range(query, reader: reader, into: &writer)
-                    return .success((Self.firstRecord(writer.bytes), result.revision))
-                } catch {
-                    return .failure(RPCStatus(error))
-                }
+    // MARK: Reading a queue
+
+    /// Has the read of a queue's head judged for a caller.
+    ///
+    /// - Parameter proceed: hears the RangeRequest to carry out, which a plugin may have changed.
+    func whenHeadAdmitted(
+        _ call: ServerCall, _ prefix: [UInt8], _ proceed: @escaping ([UInt8], AuditTrail?) -> Void
+    ) {
+        let range = QueueRange.head(of: prefix)
+        let isSelected = prefix.withUnsafeBytes { key in
+            QueueRange.end(of: prefix).withUnsafeBytes { gate?.selects(.range, key, $0) == true }
+        }
+        guard let gate, isSelected else { return proceed(range, nil) }
+        range.withUnsafeBytes { gate.admit(call, .range, $0) { proceed([UInt8]($0), $1) } }
+    }
+
+    /// Has the watch over a range judged for a caller.
+    func whenWatchAdmitted(
+        _ call: ServerCall, _ key: [UInt8], _ rangeEnd: [UInt8], _ proceed: @escaping () -> Void
+    ) {
+        let isSelected = key.withUnsafeBytes { key in
+            rangeEnd.withUnsafeBytes { gate?.selects(.watch, key, $0) == true }
+        }
+        guard let gate, isSelected else { return proceed() }
+        var watch = ByteWriter(capacity: 16 + key.count + rangeEnd.count)
+        watch.data(1, key)
+        watch.data(2, rangeEnd)
+        watch.bytes.withUnsafeBytes { message in
+            gate.admit(call, .watch, message) { _, trail in
+                proceed()
+                trail?.completed(.ok, revision: 0, index: 0, term: 0)
             }
         }
-    }
-
-    /// The KeyValue in field 2 of a range's reply.
-    static func firstRecord(_ reply: [UInt8]) -> QueuedKey? {
-        reply.withUnsafeBytes { bytes in
-            var reader = ProtoReader(bytes)
-            while let tag = try? reader.next() {
-                if tag.field == 2 { return (try? reader.slice(tag)).flatMap { try? QueuedKey($0) } }
-                do { try reader.skip(tag) } catch { return nil }
-            }
-            return nil
-        }
-    }
-
-    /// Where the keys with a prefix end. All prefixes here end with "/", so there is such a place.
-    static func prefixEnd(_ prefix: [UInt8]) -> [UInt8] {
-        prefix.dropLast() + [UInt8(ascii: "/") + 1]
     }
 }
 
-/// The transactions that locks and elections are made of.
-enum QueueTxn {
-    /// Puts the key unless it is there; either way the reply tells who heads the queue, and of a key that
-    /// was there what it is. A plugin sees both reads, as it does from a client's own library.
-    static func enter(key: [UInt8], value: [UInt8], lease: Int64, prefix: [UInt8]) -> [UInt8] {
-        var txn = ByteWriter(capacity: 128 + 4 * key.count + value.count)
-        compareCreation(of: key, with: 0, into: &txn)
-        txn.nested(2) { op in
-            op.nested(2) { put in
-                put.data(1, key)
-                put.data(2, value)
-                put.int64(3, lease)
-            }
-        }
-        txn.nested(2) { head(of: prefix, into: &$0) }
-        txn.nested(3) { op in op.nested(1) { $0.data(1, key) } }
-        txn.nested(3) { head(of: prefix, into: &$0) }
-        return txn.bytes
-    }
-
-    /// Puts the key if it is the one made at that revision.
-    static func proclaim(key: [UInt8], madeAt revision: Int64, value: [UInt8], lease: Int64) -> [UInt8] {
-        var txn = ByteWriter(capacity: 64 + 2 * key.count + value.count)
-        compareCreation(of: key, with: revision, into: &txn)
-        txn.nested(2) { op in
-            op.nested(2) { put in
-                put.data(1, key)
-                put.data(2, value)
-                put.int64(3, lease)
-            }
-        }
-        return txn.bytes
-    }
-
-    /// Deletes the key if it is the one made at that revision.
-    static func leave(key: [UInt8], madeAt revision: Int64) -> [UInt8] {
-        var txn = ByteWriter(capacity: 64 + 2 * key.count)
-        compareCreation(of: key, with: revision, into: &txn)
-        txn.nested(2) { op in op.nested(3) { $0.data(1, key) } }
-        return txn.bytes
-    }
-
-    /// CREATE = 1; a revision of 0 is left out and means 0.
-    private static func compareCreation(
-        of key: [UInt8], with revision: Int64, into txn: inout ByteWriter
-    ) {
-        txn.nested(1) { compare in
-            compare.int64(2, 1)
-            compare.data(3, key)
-            compare.int64(5, revision)
-        }
-    }
-
-    private static func head(of prefix: [UInt8], into op: inout ByteWriter) {
-        op.nested(1) { range in
-            range.data(1, prefix)
-            range.data(2, LoopContext.prefixEnd(prefix))
-            range.int64(3, 1)
-            range.int64(5, Int64(SortOrder.ascend))
-            range.int64(6, Int64(SortTarget.create))
-        }
-    }
-
-    /// What a transaction's reply says: whether the compares held, and the key that its first operation
-    /// read.
-    static func reply(_ body: [UInt8]) -> (succeeded: Bool, found: QueuedKey?) {
-        body.withUnsafeBytes { bytes in
-            var succeeded = false
-            var found: QueuedKey?
-            var isFirst = true
-            var reader = ProtoReader(bytes)
-            while let tag = try? reader.next() {
-                do {
-                    switch tag.field {
-                    case 2: succeeded = try reader.bool(tag)
-                    case 3:
-                        let response = try reader.slice(tag)
-                        if isFirst { found = range(response) }
-                        isFirst = false
-                    default: try reader.skip(tag)
-                    }
-                } catch {
-                    break
-                }
-            }
-            return (succeeded, found)
-        }
-    }
-
-    private static func range(_ response: UnsafeRawBufferPointer) -> QueuedKey? {
-        var reader = ProtoReader(response)
-        while let tag = try? reader.next() {
-            guard let slice = try? reader.slice(tag) else { return nil }
-            if tag.field == 1 { return LoopContext.firstRecord([UInt8](slice)) }
-        }
-        return nil
-    }
+extension RPCStatus {
+    static let changedKeys = RPCStatus(
+        .failedPrecondition, "moonraft: a plugin changed a key of a lock or an election")
 }

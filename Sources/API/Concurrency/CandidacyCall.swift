@@ -7,9 +7,7 @@
 
 import KVCodec
 import MVCC
-import Node
 import RPC
-import Replica
 import StateMachine
 
 /// One Lock or Campaign call.
@@ -38,22 +36,33 @@ final class CandidacyCall: CallHandler, RangeFollower {
         }
     }
 
+    /// The key that stands for the candidate.
+    private struct Place {
+        /// When it was made: its create revision.
+        var revision: Int64
+        /// Whether this call made it. One that was there before may belong to somebody.
+        var isNew: Bool
+    }
+
     private let purpose: Purpose
     private unowned let context: LoopContext
-    private let call: ServerCall
+    private let caller: Caller
+    private var call: ServerCall { caller.call }
     private var candidate: Candidate?
-    /// When the place was taken: its key's create revision.
-    private var placeRevision: Int64?
+    private var place: Place?
     private var headerRevision: Int64 = 0
     /// The key that this one waits for.
     private var predecessor: [UInt8]?
-    private var isAnswered = false
-    private var isClosed = false
+    /// What stands before the place is being looked up: events until then are in what will be found.
+    private var isLooking = false
+    /// Whether a key that was there before is given up too (see ``leave()``).
+    private var leavesFoundKey = false
+    private var hasAnswered = false
 
     init(_ purpose: Purpose, _ context: LoopContext, _ call: ServerCall) {
         self.purpose = purpose
         self.context = context
-        self.call = call
+        caller = Caller(call, context)
     }
 
     // MARK: Taking a place
@@ -67,7 +76,7 @@ final class CandidacyCall: CallHandler, RangeFollower {
             return call.finish(.undecodable(error))
         }
         candidate = request
-        context.withLease(request.lease, for: call) { [self] result in
+        context.withLease(request.lease, for: caller) { [self] result in
             switch result {
             case .success(let lease): takePlace(lease)
             case .failure(let status): call.finish(status)
@@ -77,11 +86,11 @@ final class CandidacyCall: CallHandler, RangeFollower {
 
     private func takePlace(_ lease: Int64) {
         candidate?.lease = lease
-        guard !isClosed, let candidate else { return }
+        guard call.isOpen, let candidate else { return }
         let txn = QueueTxn.enter(
             key: candidate.key, value: purpose == .campaign ? candidate.value : [], lease: lease,
             prefix: candidate.prefix)
-        context.carryOut(.txn, .txn, txn, for: call) { [self] outcome in
+        context.carryOut(.txn, .txn, txn, for: caller) { [self] outcome in
             switch outcome {
             case .refused(let status): call.finish(status)
             case .applied(let result): tookPlace(result)
@@ -90,35 +99,48 @@ final class CandidacyCall: CallHandler, RangeFollower {
     }
 
     private func tookPlace(_ result: ApplyResult) {
-        let (succeeded, found) = QueueTxn.reply(result.body)
+        let (isNew, found, head) = QueueTxn.entered(result.body)
         headerRevision = result.revision
-        if succeeded {
-            placeRevision = result.revision
-        } else if let found {
-            placeRevision = found.createRevision
-            if purpose == .campaign, !isClosed { return proclaim(over: found) }
+        guard let revision = isNew ? result.revision : found?.createRevision else {
+            return call.finish(RPCStatus(.internal, "moonraft: a place was neither taken nor found"))
         }
-        if isClosed { return leave() }
-        look()
+        place = Place(revision: revision, isNew: isNew)
+        guard call.isOpen else { return leave() }
+        let isFirst = head.map { $0.createRevision == revision } ?? true
+        if purpose == .campaign, let found, found.value != candidate?.value {
+            return proclaim(revision, isFirst)
+        }
+        stand(isFirst)
     }
 
-    /// The place was the caller's before: a campaign still says what it is to stand for.
-    private func proclaim(over found: QueuedKey) {
+    /// The place was the caller's before: a campaign still says what it is to stand for. Who may not say so
+    /// does not stand any longer, as in etcd.
+    private func proclaim(_ revision: Int64, _ isFirst: Bool) {
         guard let candidate else { return }
-        let view = found.record.withUnsafeBytes { (try? KeyValueView($0)).map { [UInt8]($0.value) } }
-        if view == candidate.value { return look() }
         let txn = QueueTxn.proclaim(
-            key: candidate.key, madeAt: found.createRevision, value: candidate.value,
-            lease: candidate.lease)
-        context.carryOut(.txn, .txn, txn, for: call) { [self] outcome in
+            key: candidate.key, madeAt: revision, value: candidate.value, lease: candidate.lease)
+        context.carryOut(.txn, .txn, txn, for: caller) { [self] outcome in
+            // A call that ended meanwhile leaves the key alone.
+            guard call.isOpen else { return }
             switch outcome {
-            case .refused(let status): call.finish(status)
-            case .applied(let result) where !QueueTxn.reply(result.body).succeeded:
+            case .refused(let status):
+                leavesFoundKey = true
+                call.finish(status)
+            case .applied(let result):
+                if QueueTxn.succeeded(result.body) { return stand(isFirst) }
+                place = nil
                 call.finish(.notLeader)
-            case .applied where isClosed: leave()
-            case .applied: look()
             }
         }
+    }
+
+    /// - Parameter isFirst: what the transaction said that took the place; it saw the newest state.
+    private func stand(_ isFirst: Bool) {
+        // It is in the store by now.
+        candidate?.value = []
+        if isFirst { return answer(revision: headerRevision) }
+        leavesFoundKey = true
+        look()
     }
 
     // MARK: Waiting
@@ -127,63 +149,82 @@ final class CandidacyCall: CallHandler, RangeFollower {
     /// committed, and who is gone never comes back with an older revision: once nobody is found, nobody
     /// will be.
     private func look() {
-        // It is in the store by now.
-        candidate?.value = []
-        guard !isClosed, let candidate, let placeRevision else { return }
-        while true {
-            switch context.queued(candidate.prefix, newestBefore: placeRevision) {
-            case .failure(let status): return call.finish(status)
-            case .success(let (found, _)):
-                guard let found else { return finish(candidate, placeRevision) }
-                if found.key == predecessor { return }
-                // Followed first and looked for once more, so that it cannot go in between.
-                predecessor = found.key
-                if let status = context.followers.add(self, key: found.key, rangeEnd: []) {
-                    return call.finish(status)
-                }
+        guard !isLooking, let candidate, let place else { return }
+        isLooking = true
+        let range = QueueRange.newest(of: candidate.prefix, before: place.revision)
+        context.queueReads.first(range) { [self] outcome in
+            isLooking = false
+            guard call.isOpen else { return leave() }
+            switch outcome {
+            case .failure(let status): call.finish(status)
+            case .success((let found?, _)): follow(found.key)
+            case .success: confirm()
             }
         }
+    }
+
+    private func follow(_ key: [UInt8]) {
+        predecessor = key
+        if let status = context.followers.add(self, key: key, rangeEnd: []) { return call.finish(status) }
+        // It may have gone before it was followed.
+        lookIfPredecessorIsGone()
+    }
+
+    private func lookIfPredecessorIsGone() {
+        guard call.isOpen, let predecessor, let place else { return }
+        let created = context.queueReads.creation(of: predecessor).createRevision
+        // One made anew stands behind this place.
+        if created.map({ $0 >= place.revision }) ?? true { look() }
     }
 
     /// The name, the key waited for, and both once more in the index.
     var heldBytes: Int { 512 + (candidate?.name.count ?? 0) + 2 * (predecessor?.count ?? 0) }
 
     func changed(_ batch: EventBatch, _ event: EventRecord) {
-        guard event.isDelete else { return }
-        predecessor = nil
-        look()
+        if event.isDelete { look() }
     }
 
     func eventsLost() {
-        predecessor = nil
-        look()
+        if isLooking { return }
+        isLooking = true
+        context.queueReads.inTurn { [self] in
+            isLooking = false
+            lookIfPredecessorIsGone()
+        }
     }
 
-    private func finish(_ candidate: Candidate, _ placeRevision: Int64) {
+    /// Nobody is before this place, but is it still there? The lease may have ended meanwhile, and a member
+    /// that lags may not know that yet.
+    private func confirm() {
         context.followers.remove(self)
-        switch context.stored(candidate.key) {
-        case .failure(let status): call.finish(status)
-        case .success(let (found, revision)):
-            // The lease may have ended while the others were waited for.
-            guard found?.createRevision == placeRevision else {
+        context.whenReadable(call, serializable: false, trail: nil) { [self] in
+            guard call.isOpen, let candidate, let place else { return leave() }
+            let (created, revision) = context.queueReads.creation(of: candidate.key)
+            guard created == place.revision else {
+                self.place = nil
                 return call.finish(purpose == .lock ? .mutexExpired : .electionExpired)
             }
-            isAnswered = true
-            var body = ByteWriter(capacity: 64 + 2 * candidate.key.count)
-            switch purpose {
-            case .lock: body.data(2, candidate.key)
-            case .campaign:
-                body.nested(2) { leader in
-                    leader.data(1, candidate.name)
-                    leader.data(2, candidate.key)
-                    leader.int64(3, placeRevision)
-                    leader.int64(4, candidate.lease)
-                }
-            }
-            context.respond(
-                call, revision: purpose == .lock ? revision : headerRevision, term: context.term,
-                body: body.bytes)
+            answer(revision: purpose == .lock ? revision : headerRevision)
         }
+    }
+
+    private func answer(revision: Int64) {
+        guard call.isOpen, let candidate, let place else { return leave() }
+        var body = ByteWriter(capacity: 64 + 2 * candidate.key.count)
+        switch purpose {
+        case .lock: body.data(2, candidate.key)
+        case .campaign:
+            body.nested(2) { leader in
+                leader.data(1, candidate.name)
+                leader.data(2, candidate.key)
+                leader.int64(3, place.revision)
+                leader.int64(4, candidate.lease)
+            }
+        }
+        hasAnswered = true
+        context.respond(call, revision: revision, term: context.term, body: body.bytes)
+        // Refused, for a client that reads nothing for example: it is not the caller's then.
+        if call.code != .ok { leave() }
     }
 
     // MARK: End
@@ -197,28 +238,34 @@ final class CandidacyCall: CallHandler, RangeFollower {
     }
 
     func closed(_ call: ServerCall) {
-        isClosed = true
         context.followers.remove(self)
-        leave()
+        // An answer that was refused or cut off ends with another status.
+        if !(hasAnswered && call.code == .ok) { leave() }
     }
 
-    /// Gives the place up, unless the caller was told that he has it. No plugin is asked: it follows
-    /// from what they agreed to, like the end of a lease. When the node cannot take it, the lease ends it.
+    /// Gives the place up, once; also when a call is found ended whose client takes nothing any more, so that
+    /// it is not yet closed. A key that was there before is left alone unless the caller waited with it, and
+    /// then deleting it is his request, which the plugins may refuse.
     private func leave() {
-        guard !isAnswered, let candidate, let placeRevision else { return }
-        isAnswered = true
-        let txn = QueueTxn.leave(key: candidate.key, madeAt: placeRevision)
-        _ = context.node.propose(Command.encode(kind: .txn, origin: .core, body: txn), waiter: nil)
+        guard let candidate, let place else { return }
+        self.place = nil
+        let txn = QueueTxn.leave(key: candidate.key, madeAt: place.revision)
+        if place.isNew {
+            context.giveUp(txn)
+        } else if leavesFoundKey {
+            context.carryOut(.txn, .txn, txn, for: caller) { _ in }
+        }
     }
 }
 
 extension RPCStatus {
     // The texts of etcd's client/v3/concurrency; its server gives them no code.
     static let mutexExpired = RPCStatus(.unknown, "mutex: session is expired")
-    static let electionExpired = RPCStatus(.unknown, "election: session is expired")
     static let notLeader = RPCStatus(.unknown, "election: not leader")
     static let noElectionLeader = RPCStatus(.unknown, "election: no leader")
     static let missingLeaderKey = RPCStatus(.unknown, "\"leader\" field must be provided")
+    /// Made after the first: etcd's Campaign does not look.
+    static let electionExpired = RPCStatus(.unknown, "election: session is expired")
     /// grpc-go's text.
     static let noRequest = RPCStatus(
         .internal,

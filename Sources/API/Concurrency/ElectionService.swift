@@ -57,7 +57,7 @@ final class ElectionService {
             }
             var delete = ByteWriter(capacity: 16 + key.count)
             delete.data(1, key)
-            context.carryOut(.deleteRange, .deleteRange, delete.bytes, for: call) { [context] in
+            context.carryOut(.deleteRange, .deleteRange, delete.bytes, for: Caller(call, context)) { [context] in
                 switch $0 {
                 case .refused(let status): call.finish(status)
                 case .applied(let result):
@@ -74,13 +74,16 @@ final class ElectionService {
             guard let leader = try fields.first.map(LeaderKey.init) else {
                 return call.finish(.missingLeaderKey)
             }
-            context.withLease(leader.lease, for: call) { [self] lease in
+            let caller = Caller(call, context)
+            context.withLease(leader.lease, for: caller) { [self] lease in
                 switch lease {
                 case .failure(let status): call.finish(status)
                 case .success(let lease):
+                    // Who gave up while the lease was made proclaims nothing.
+                    guard call.isOpen else { return }
                     let txn = QueueTxn.proclaim(
                         key: leader.key, madeAt: leader.revision, value: fields.value, lease: lease)
-                    run(txn, call) { $0 ? nil : .notLeader }
+                    run(txn, caller) { $0 ? nil : .notLeader }
                 }
             }
         }
@@ -92,23 +95,33 @@ final class ElectionService {
             guard let leader = try Fields(message).first.map(LeaderKey.init) else {
                 return call.finish(.missingLeaderKey)
             }
-            run(QueueTxn.leave(key: leader.key, madeAt: leader.revision), call) { _ in nil }
+            let txn = QueueTxn.leave(key: leader.key, madeAt: leader.revision)
+            run(txn, Caller(call, context)) { _ in nil }
         }
     }
 
     func leader(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         answering(call) { () throws(DecodeError) in
             let prefix = try Fields(message).first.map { [UInt8]($0) } ?? []
-            context.whenElectionReadable(call, prefix + [UInt8(ascii: "/")]) { [context] prefix in
-                switch context.queued(prefix) {
-                case .failure(let status): call.finish(status)
-                case .success(let (found?, revision)):
-                    var body = ByteWriter(capacity: 16 + found.record.count)
-                    body.message(2, found.record)
-                    context.respond(call, revision: revision, term: context.term, body: body.bytes)
-                case .success: call.finish(.noElectionLeader)
+            context.whenHeadAdmitted(call, prefix + [UInt8(ascii: "/")]) { [context] range, trail in
+                context.whenReadable(call, serializable: false, trail: trail) {
+                    context.queueReads.first(range) { outcome in
+                        var status = RPCStatus.ok
+                        switch outcome {
+                        case .failure(let failure):
+                            status = failure
+                            call.finish(failure)
+                        case .success((let found?, let revision)):
+                            var body = ByteWriter(capacity: 16 + found.record.count)
+                            body.message(2, found.record)
+                            context.respond(
+                                call, revision: revision, term: context.term, body: body.bytes)
+                        case .success: call.finish(.noElectionLeader)
+                        }
+                        trail?.completed(status, revision: 0, index: 0, term: 0)
+                        context.observer.finished(call)
+                    }
                 }
-                context.observer.finished(call)
             }
         }
     }
@@ -117,13 +130,14 @@ final class ElectionService {
 
     /// Carries a transaction out and answers with the header, or what `problem` makes of its outcome.
     private func run(
-        _ txn: [UInt8], _ call: ServerCall, _ problem: @escaping (Bool) -> RPCStatus?
+        _ txn: [UInt8], _ caller: Caller, _ problem: @escaping (Bool) -> RPCStatus?
     ) {
-        context.carryOut(.txn, .txn, txn, for: call) { [context] outcome in
+        let call = caller.call
+        context.carryOut(.txn, .txn, txn, for: caller) { [context] outcome in
             switch outcome {
             case .refused(let status): call.finish(status)
             case .applied(let result):
-                if let status = problem(QueueTxn.reply(result.body).succeeded) {
+                if let status = problem(QueueTxn.succeeded(result.body)) {
                     call.finish(status)
                 } else {
                     context.respond(call, revision: result.revision, term: context.term)
@@ -139,32 +153,6 @@ final class ElectionService {
             try body()
         } catch {
             call.finish(.undecodable(error))
-        }
-    }
-}
-
-extension LoopContext {
-    /// Runs `body` with the prefix once a linearizable read below it may be served and the plugins agree
-    /// that the caller reads there.
-    func whenElectionReadable(
-        _ call: ServerCall, _ prefix: [UInt8], _ body: @escaping ([UInt8]) -> Void
-    ) {
-        let end = Self.prefixEnd(prefix)
-        let isSelected = prefix.withUnsafeBytes { key in
-            end.withUnsafeBytes { gate?.selects(.range, key, $0) == true }
-        }
-        guard let gate, isSelected else {
-            return whenReadable(call, serializable: false, trail: nil) { body(prefix) }
-        }
-        var range = ByteWriter(capacity: 32 + 2 * prefix.count)
-        range.data(1, prefix)
-        range.data(2, end)
-        range.bytes.withUnsafeBytes { message in
-            gate.admit(call, .range, message) { [self] _, trail in
-                // Refusals of the read itself are told by the call, the rest of the trail is the same.
-                trail?.completed(.ok, revision: 0, index: 0, term: 0)
-                whenReadable(call, serializable: false, trail: nil) { body(prefix) }
-            }
         }
     }
 }

@@ -9,24 +9,37 @@ import RPC
 final class ObserveCall: CallHandler, RangeFollower {
     private unowned let context: LoopContext
     private let call: ServerCall
-    /// The election's keys begin with this; nil until the request is there.
-    private var prefix: [UInt8]?
-    private var isFollowing = false
+    private var hasRequest = false
+    /// The election's keys, as a RangeRequest for the oldest; nil until the plugins have agreed, and once the
+    /// call is closed.
+    private var range: [UInt8]?
+    private var heldKeyBytes = 0
+    /// What the audit plugins want to hear of the first read.
+    private var trail: AuditTrail?
     /// The leader's key; nil while there is none.
     private var leaderKey: [UInt8]?
+    /// Who leads is being looked up.
+    private var isReading = false
+    /// The newest event that was passed over meanwhile.
+    private var missedRevision: Int64 = 0
     /// Events up to here are in what was last read from the store.
     private var readRevision: Int64 = 0
+    /// What the leader was last told to have said; 0 when the client has yet to hear of it.
     private var sentRevision: Int64 = 0
     /// The client did not read: once it does, it is told how things are then.
     private var hasMissed = false
+    private var isClosed = false
 
     init(_ context: LoopContext, _ call: ServerCall) {
         self.context = context
         self.call = call
     }
 
+    // MARK: Beginning
+
     func received(_ message: UnsafeRawBufferPointer, _ call: ServerCall) {
-        guard prefix == nil else { return }
+        guard !hasRequest else { return }
+        hasRequest = true
         var name: [UInt8] = []
         do throws(DecodeError) {
             var reader = ProtoReader(message)
@@ -36,37 +49,67 @@ final class ObserveCall: CallHandler, RangeFollower {
         } catch {
             return call.finish(.undecodableMessage(error))
         }
-        let prefix = name + [UInt8(ascii: "/")]
-        self.prefix = prefix
-        context.whenElectionReadable(call, prefix) { [self] prefix in
-            guard self.prefix != nil else { return }
-            isFollowing = true
-            let end = LoopContext.prefixEnd(prefix)
-            if let status = context.followers.add(self, key: prefix, rangeEnd: end) {
-                return call.finish(status)
+        context.whenHeadAdmitted(call, name + [UInt8(ascii: "/")]) { [self] range, trail in
+            self.trail = trail
+            // The required record of an audit plugin may have taken longer than the call.
+            if isClosed { return completed(.observerGone) }
+            let bounds = range.withUnsafeBytes { bytes in
+                (try? RangeRequestView(bytes)).map { ([UInt8]($0.key), [UInt8]($0.rangeEnd)) }
             }
-            read()
+            guard let (key, end) = bounds else {
+                preconditionFailure("the gate let an undecodable range pass")
+            }
+            context.whenWatchAdmitted(call, key, end) { [self] in
+                // The trail is this call's alone: a refusal ends the call, and `closed` records that.
+                context.whenReadable(call, serializable: false, trail: nil) { [self] in
+                    follow(range, key, end)
+                }
+            }
         }
     }
+
+    private func follow(_ range: [UInt8], _ key: [UInt8], _ end: [UInt8]) {
+        guard call.isOpen else { return }
+        self.range = range
+        heldKeyBytes = range.count + 2 * (key.count + end.count)
+        if let status = context.followers.add(self, key: key, rangeEnd: end) { return call.finish(status) }
+        read()
+    }
+
+    // MARK: Following
 
     /// Tells the leader that the store knows, unless that was told before.
     private func read() {
-        guard isFollowing, let prefix else { return }
-        switch context.queued(prefix) {
-        case .failure(let status): call.finish(status)
-        case .success(let (found, revision)):
-            leaderKey = found?.key
-            readRevision = revision
-            if let found, found.modRevision > sentRevision {
-                tell(found.record, modRevision: found.modRevision, revision: revision)
+        guard !isReading, let range else { return }
+        isReading = true
+        missedRevision = 0
+        context.queueReads.first(range) { [self] outcome in
+            isReading = false
+            guard !isClosed else { return }
+            switch outcome {
+            case .failure(let status): call.finish(status)
+            case .success((let found, let revision)):
+                completed(.ok)
+                // Whoever leads now may have said so long ago, before the last one's last words.
+                let isTold = found?.key == leaderKey && found?.modRevision == sentRevision
+                leaderKey = found?.key
+                readRevision = revision
+                if let found, !isTold {
+                    tell(found.record, modRevision: found.modRevision, revision: revision)
+                }
+                if missedRevision > revision { read() }
             }
         }
     }
 
-    /// The prefix, its end, both once more in the index, and a leader's key.
-    var heldBytes: Int { 512 + 5 * (prefix?.count ?? 0) }
+    /// The range, its bounds once more and in the index, and a leader's key.
+    var heldBytes: Int { 512 + 2 * heldKeyBytes }
 
     func changed(_ batch: EventBatch, _ event: EventRecord) {
+        if isReading {
+            missedRevision = max(missedRevision, batch.revision)
+            return
+        }
         if batch.revision <= readRevision { return }
         let isLeaders = batch.with(event.key) { key in leaderKey.map { key.elementsEqual($0) } }
         if event.isDelete {
@@ -79,11 +122,14 @@ final class ObserveCall: CallHandler, RangeFollower {
         }
     }
 
-    func eventsLost() { read() }
+    func eventsLost() {
+        if isReading { missedRevision = .max } else { read() }
+    }
 
     private func tell(_ record: [UInt8], modRevision: Int64, revision: Int64) {
         guard call.isWritable else {
             hasMissed = true
+            sentRevision = 0
             return
         }
         sentRevision = modRevision
@@ -102,7 +148,7 @@ final class ObserveCall: CallHandler, RangeFollower {
     }
 
     func halfClosed(_ call: ServerCall) {
-        if prefix == nil { call.finish(.noRequest) }
+        if !hasRequest { call.finish(.noRequest) }
     }
 
     func draining(_ call: ServerCall) {
@@ -110,8 +156,19 @@ final class ObserveCall: CallHandler, RangeFollower {
     }
 
     func closed(_ call: ServerCall) {
-        prefix = nil
-        isFollowing = false
+        isClosed = true
+        range = nil
         context.followers.remove(self)
+        completed(call.code == .ok ? .observerGone : call.status)
     }
+
+    /// Records what came of the first read, once.
+    private func completed(_ status: RPCStatus) {
+        trail?.completed(status, revision: 0, index: 0, term: 0)
+        trail = nil
+    }
+}
+
+extension RPCStatus {
+    fileprivate static let observerGone = RPCStatus(.cancelled, "context canceled")
 }
