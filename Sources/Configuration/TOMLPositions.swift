@@ -176,7 +176,8 @@ struct TOMLPositions {
     /// False for a date followed by what begins like a time and is none; the parser asserts two digits there. As the
     /// parser does, underscores are passed over.
     private static func isTimeWhole(_ text: Substring.UTF8View) -> Bool {
-        func isDigit(_ byte: UInt8?) -> Bool { byte.map { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) } ?? false }
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        func isDigit(_ byte: UInt8?) -> Bool { byte.map(digits.contains) ?? false }
         let bytes = Array(text.lazy.filter { $0 != UInt8(ascii: "_") }.prefix(13))
         guard bytes.count > 10, bytes[4] == UInt8(ascii: "-"), bytes[7] == UInt8(ascii: "-"),
             [0, 1, 2, 3, 5, 6, 8, 9].allSatisfy({ isDigit(bytes[$0]) })
