@@ -193,6 +193,8 @@ int json_array(lua_State *L);
 int json_is_array(lua_State *L);
 // Whether a table is marked as an array, as decoded ones are.
 int json_has_array_mark(lua_State *L, int index);
+// Whether the value is an integer from 1 to length: a table with so many keys and only such is an array.
+int json_is_place(lua_State *L, int index, lua_Unsigned length);
 // shape.c
 int json_shape(lua_State *L);
 int text_base64_encode(lua_State *L);

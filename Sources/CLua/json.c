@@ -116,20 +116,26 @@ int json_has_array_mark(lua_State *L, int index) {
     return marked;
 }
 
+int json_is_place(lua_State *L, int index, lua_Unsigned length) {
+    return lua_isinteger(L, index) && (lua_Unsigned)lua_tointeger(L, index) - 1 < length;
+}
+
 static void add_table(encoder *e, int index, int depth) {
     lua_State *L = e->L;
     luaL_checkstack(L, 8, "value nested too deep");
     lua_Unsigned length = lua_rawlen(L, index);
     size_t keys = 0;
-    int other = 0;
+    int other = 0, outside = 0;
     lua_pushnil(L);
     while (lua_next(L, index)) {
         keys++;
         if (lua_type(L, -2) != LUA_TSTRING) other = 1;
+        if (!json_is_place(L, -2, length)) outside = 1;
         lua_pop(L, 1);
     }
     vm_charge(L, keys);
-    if (keys == length && (length > 0 || json_has_array_mark(L, index))) {
+    // With a hole inside, the length says little: { 1, nil, 3, x = 4 } has as many keys as its length.
+    if (keys == length && !outside && (length > 0 || json_has_array_mark(L, index))) {
         add(e, "[", 1);
         for (lua_Unsigned i = 1; i <= length; i++) {
             if (i > 1) add(e, ",", 1);
@@ -504,13 +510,15 @@ int json_is_array(lua_State *L) {
     if (array && !json_has_array_mark(L, 1)) {
         lua_Unsigned length = lua_rawlen(L, 1);
         size_t keys = 0;
+        int outside = 0;
         lua_pushnil(L);
         while (lua_next(L, 1)) {
             keys++;
+            if (!json_is_place(L, -2, length)) outside = 1;
             lua_pop(L, 1);
         }
         vm_charge(L, keys);
-        array = length > 0 && keys == length;
+        array = length > 0 && keys == length && !outside;
     }
     lua_pushboolean(L, array);
     return 1;

@@ -172,14 +172,17 @@ static void push_replacement(lua_State *L, const matcher *m, const char *s, cons
                 luaL_addchar(&b, '%');
             } else if (i < count && text[i] == '0') {
                 luaL_addlstring(&b, s, (size_t)(e - s));
+                vm_charge(L, (uint64_t)(e - s) / 64);
             } else if (i < count && text[i] >= '1' && text[i] <= '9') {
                 push_capture(L, m, text[i] - '1', s, e);
                 luaL_tolstring(L, -1, NULL);
                 lua_remove(L, -2);
+                vm_charge(L, lua_rawlen(L, -1) / 64);
                 luaL_addvalue(&b);
             } else {
                 luaL_error(L, "invalid use of '%%' in replacement string");
             }
+            if (luaL_bufflen(&b) > MAX_STRING) luaL_error(L, "the result is larger than 1 MiB");
         }
         vm_charge(L, count / 16);
         luaL_pushresult(&b);
@@ -357,7 +360,8 @@ static int utf8_codepoint(lua_State *L) {
     lua_Integer to = luaL_optinteger(L, 3, from);
     if (from < 0) from += (lua_Integer)count + 1;
     if (to < 0) to += (lua_Integer)count + 1;
-    if (to - from >= MAX_RESULTS) return luaL_error(L, "more than %d results", MAX_RESULTS);
+    if (to >= from && (lua_Unsigned)to - (lua_Unsigned)from >= MAX_RESULTS)
+        return luaL_error(L, "more than %d results", MAX_RESULTS);
     return utf8_bounded(L);
 }
 

@@ -54,7 +54,7 @@ static int table_move(lua_State *L) {
         luaL_argcheck(L, count > 0 && count <= 1 << 20, 3, "too many elements to move");
         luaL_argcheck(L, to <= LUA_MAXINTEGER - (lua_Integer)count + 1, 4, "destination wrap around");
         vm_charge(L, count);
-        if (to > last || to <= first || target != 1) {
+        if (to > last || to <= first || !lua_rawequal(L, 1, target)) {
             for (lua_Integer i = 0; i < (lua_Integer)count; i++) {
                 lua_rawgeti(L, 1, first + i);
                 lua_rawseti(L, target, to + i);

@@ -33,12 +33,16 @@ static int stopped(const matcher *m) { return m->message || (m->vm && m->vm->vio
 // Counts one step; 0 when the budget is spent.
 static inline int step(matcher *m) {
     if (++m->steps < STEPS_PER_CHARGE) return 1;
+    uint64_t steps = m->steps;
     m->steps = 0;
-    if (m->vm) return !vm_charge_quietly(m->vm, STEPS_PER_CHARGE / STEPS_PER_UNIT);
-    if (m->steps_left < STEPS_PER_CHARGE) return fail(m, "the pattern takes too many steps");
-    m->steps_left -= STEPS_PER_CHARGE;
+    if (m->vm) return !vm_charge_quietly(m->vm, steps / STEPS_PER_UNIT);
+    if (m->steps_left < steps) return fail(m, "the pattern takes too many steps");
+    m->steps_left -= steps;
     return 1;
 }
+
+// Counts bytes of a set that were walked: a set may be as long as a string, and is walked for each byte of the subject.
+static inline void walked(matcher *m, ptrdiff_t count) { m->steps += (uint64_t)count / 16; }
 
 // ---- single characters ----
 
@@ -62,6 +66,7 @@ static int in_class(int c, int class) {
 
 // The end of the single-character item that starts at p.
 static const char *item_end(matcher *m, const char *p) {
+    const char *start = p;
     char first = *p++;
     if (first == '%') {
         if (p == m->pattern_end) {
@@ -83,40 +88,39 @@ static const char *item_end(matcher *m, const char *p) {
         fail(m, "malformed pattern (missing ']')");
         return NULL;
     }
+    walked(m, p - start);
     return p + 1;
 }
 
 // Whether c is in the set that starts at p ('[') and closes at last (']').
-static int in_set(int c, const char *p, const char *last) {
-    int positive = 1;
-    p++;
-    if (*p == '^') {
-        positive = 0;
-        p++;
-    }
-    while (p < last) {
+static int in_set(matcher *m, int c, const char *p, const char *last) {
+    const char *start = p;
+    int negated = *++p == '^', found = 0;
+    if (negated) p++;
+    while (p < last && !found) {
         if (*p == '%') {
             p++;
-            if (p < last && in_class(c, (unsigned char)*p)) return positive;
+            found = p < last && in_class(c, (unsigned char)*p);
             p++;
         } else if (p + 2 < last && p[1] == '-') {
-            if ((unsigned char)p[0] <= c && c <= (unsigned char)p[2]) return positive;
+            found = (unsigned char)p[0] <= c && c <= (unsigned char)p[2];
             p += 3;
         } else {
-            if ((unsigned char)*p == c) return positive;
+            found = (unsigned char)*p == c;
             p++;
         }
     }
-    return !positive;
+    walked(m, p - start);
+    return found != negated;
 }
 
-static int item_matches(const matcher *m, const char *s, const char *p, const char *end) {
+static int item_matches(matcher *m, const char *s, const char *p, const char *end) {
     if (s >= m->subject_end) return 0;
     int c = (unsigned char)*s;
     switch (*p) {
     case '.': return 1;
     case '%': return in_class(c, (unsigned char)p[1]);
-    case '[': return in_set(c, p, end - 1);
+    case '[': return in_set(m, c, p, end - 1);
     default: return (unsigned char)*p == c;
     }
 }
@@ -211,7 +215,7 @@ static const char *back_reference(matcher *m, const char *s, int digit) {
 static int at_frontier(matcher *m, const char *s, const char *p, const char *end) {
     int before = s == m->subject ? 0 : (unsigned char)s[-1];
     int here = s < m->subject_end ? (unsigned char)*s : 0;
-    return !in_set(before, p, end - 1) && in_set(here, p, end - 1);
+    return !in_set(m, before, p, end - 1) && in_set(m, here, p, end - 1);
 }
 
 static const char *match_here(matcher *m, const char *s, const char *p) {

@@ -52,6 +52,8 @@ static int types_of(lua_State *L, const char *path, const char *text, size_t cou
 
 // Pushes a node; returns whether the field may be absent.
 static int push_node(lua_State *L, const char *path, const char *type, size_t count) {
+    // The same long text may stand at every path.
+    vm_charge(L, count / 8);
     int optional = count > 0 && type[count - 1] == '?';
     if (optional) count--;
     int types = types_of(L, path, type, count);

@@ -177,7 +177,10 @@ int text_glob_match(lua_State *L) {
     uint64_t steps = 0;
     int matched = 0;
     for (;;) {
-        if (++steps % 1024 == 0) vm_charge(L, 1024 / 16);
+        if (++steps >= 1024) {
+            vm_charge(L, steps / 16);
+            steps = 0;
+        }
         if (p < p_end && *p == '*') {
             if (p + 1 < p_end && p[1] == '*') {
                 p += 2;
@@ -204,6 +207,8 @@ int text_glob_match(lua_State *L) {
             } else if (*p == '[') {
                 ok = glob_set(p + 1, p_end, c, &next);
                 if (ok < 0) return luaL_error(L, "glob: missing ']' in the pattern");
+                // A set may be as long as a string, and is walked again at each byte of the text.
+                steps += (uint64_t)(next - p) / 16;
             } else if (*p == '\\' && p + 1 < p_end) {
                 ok = (unsigned char)p[1] == c;
                 next = p + 2;
@@ -229,7 +234,7 @@ int text_glob_match(lua_State *L) {
         }
         break;
     }
-    vm_charge(L, steps % 1024 / 16);
+    vm_charge(L, steps / 16);
     lua_pushboolean(L, matched);
     return 1;
 }
@@ -249,7 +254,8 @@ int text_prefix_of(lua_State *L) {
         if (lua_type(L, -1) != LUA_TSTRING) return luaL_error(L, "prefix.of: the list holds strings only");
         const char *prefix = lua_tolstring(L, -1, &prefix_count);
         if (prefix_count <= count && (best == 0 || prefix_count > best_count)
-            && memcmp(prefix, key, prefix_count) == 0) {
+            // Charged by length: a list may hold one long string a hundred thousand times.
+            && (vm_charge(L, prefix_count / 64), memcmp(prefix, key, prefix_count) == 0)) {
             best = i;
             best_count = prefix_count;
         }

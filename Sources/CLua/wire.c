@@ -28,7 +28,7 @@ static int is_array(lua_State *L, int index, lua_Unsigned *count) {
     lua_pushnil(L);
     while (lua_next(L, index)) {
         lua_pop(L, 1);
-        if (++keys > n) {
+        if (++keys > n || !json_is_place(L, -1, n)) {
             lua_pop(L, 1);
             return 0;
         }

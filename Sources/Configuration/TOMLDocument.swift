@@ -21,6 +21,7 @@ package enum TOMLDocument {
         guard !text.utf8.contains(0) else {
             throw ConfigurationError(location: start, message: "the file has a zero byte and is not TOML text")
         }
+        try TOMLPositions.check(text: text, file: file)
         let parsed: TOMLKit.TOMLTable
         do {
             parsed = try TOMLKit.TOMLTable(string: text)

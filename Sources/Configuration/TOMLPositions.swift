@@ -1,8 +1,9 @@
 /// The TOML parser in use reports where a syntax error stands but not where a value stands. This scan
 /// reads the same text once more and records, for every key and value, the place it was written at.
 ///
-/// It runs only on text the parser has accepted, so it follows the shape of TOML and does not check it;
-/// where it cannot follow, it says so instead of guessing.
+/// It follows the shape of TOML and does not check it; where it cannot follow, it says so instead of guessing. The one thing
+/// it checks is what the parser must not be given: text that makes it abort the process, by an assertion or by a
+/// recursion without bound, where it should report an error. ``check(text:file:)`` looks for that beforehand.
 struct TOMLPositions {
     /// The place of one value, and of the values inside it.
     final class Node {
@@ -32,12 +33,25 @@ struct TOMLPositions {
     private var index: String.UTF8View.Index
     private var line = 1
     private var column = 1
+    /// Whether the error that was thrown is about text that the parser must not be given.
+    private var isRefusal = false
 
     private init(text: String, file: String) {
         self.file = file
         self.bytes = text.utf8
         self.index = bytes.startIndex
         if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { index = bytes.index(index, offsetBy: 3) }
+    }
+
+    /// Refuses text that the parser would not survive. Other mistakes are left to the parser, which stops at the first
+    /// and says what was expected there.
+    static func check(text: String, file: String) throws(ConfigurationError) {
+        var scan = TOMLPositions(text: text, file: file)
+        do throws(ConfigurationError) {
+            _ = try scan.document()
+        } catch {
+            if scan.isRefusal { throw error }
+        }
     }
 
     /// Locates every key and value of `text`, which the TOML parser has accepted.
@@ -67,6 +81,13 @@ struct TOMLPositions {
         advance()
         let isArray = peek() == UInt8(ascii: "[")
         if isArray { advance() }
+        skipSpaces()
+        // The parser asserts it.
+        switch peek() {
+        case UInt8(ascii: "\""), UInt8(ascii: "'"), UInt8(ascii: "]"), nil: break
+        case let byte? where Self.isBareKey(byte): break
+        default: throw refusal("expected a key", at: location)
+        }
         let path = try keyPath()
         var node = root
         for (offset, part) in path.enumerated() {
@@ -121,7 +142,7 @@ struct TOMLPositions {
             }
             parts.append((name, start))
             guard parts.count <= Self.maximumDepth else {
-                throw error("a key has more than \(Self.maximumDepth) parts", at: start)
+                throw refusal("a key has more than \(Self.maximumDepth) parts", at: start)
             }
             skipSpaces()
             guard peek() == UInt8(ascii: ".") else { return parts }
@@ -140,13 +161,32 @@ struct TOMLPositions {
     private mutating func value(into node: Node, depth: Int) throws(ConfigurationError) {
         node.value = location
         guard depth <= Self.maximumDepth else {
-            throw error("values are nested more than \(Self.maximumDepth) deep", at: node.value)
+            throw refusal("values are nested more than \(Self.maximumDepth) deep", at: node.value)
         }
         switch peek() {
         case UInt8(ascii: "\""), UInt8(ascii: "'"): _ = try quoted()
         case UInt8(ascii: "["): try array(into: node, depth: depth)
         case UInt8(ascii: "{"): try inlineTable(into: node, depth: depth)
-        default: node.text = unquoted()
+        default:
+            node.text = unquoted()
+            guard Self.isTimeWhole(node.text) else { throw refusal("expected a time after the date", at: node.value) }
+        }
+    }
+
+    /// False for a date followed by what begins like a time and is none; the parser asserts two digits there. As the
+    /// parser does, underscores are passed over.
+    private static func isTimeWhole(_ text: Substring.UTF8View) -> Bool {
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        func isDigit(_ byte: UInt8?) -> Bool { byte.map(digits.contains) ?? false }
+        let bytes = Array(text.lazy.filter { $0 != UInt8(ascii: "_") }.prefix(13))
+        guard bytes.count > 10, bytes[4] == UInt8(ascii: "-"), bytes[7] == UInt8(ascii: "-"),
+            [0, 1, 2, 3, 5, 6, 8, 9].allSatisfy({ isDigit(bytes[$0]) })
+        else { return true }
+        let time = bytes[11...]
+        switch bytes[10] {
+        case UInt8(ascii: "T"), UInt8(ascii: "t"): return isDigit(time.first)
+        case UInt8(ascii: " "): return !isDigit(time.first) || isDigit(time.dropFirst().first)
+        default: return true
         }
     }
 
@@ -160,6 +200,8 @@ struct TOMLPositions {
                 advance()
                 return
             case UInt8(ascii: ","): advance()
+            // The parser asserts that no end of a value stands here, which Unicode's spaces are to it as well.
+            case UInt8(ascii: "}"), ..<0x20, 0x7F...: throw refusal("expected a value or ']'", at: location)
             default:
                 let element = Node(key: location)
                 try value(into: element, depth: depth + 1)
@@ -218,6 +260,7 @@ struct TOMLPositions {
                 advance()
                 return String(decoding: text, as: UTF8.self)
             }
+            guard byte != UInt8(ascii: "\n") else { throw lost() }
             if byte == UInt8(ascii: "\\") && isBasic {
                 text.append(contentsOf: try escape().utf8)
             } else {
@@ -328,6 +371,11 @@ struct TOMLPositions {
 
     private func error(_ message: String, at location: TOMLLocation) -> ConfigurationError {
         ConfigurationError(location: location, message: message)
+    }
+
+    private mutating func refusal(_ message: String, at location: TOMLLocation) -> ConfigurationError {
+        isRefusal = true
+        return error(message, at: location)
     }
 
     private func lost() -> ConfigurationError {

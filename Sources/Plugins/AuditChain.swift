@@ -82,7 +82,8 @@ package struct AuditChain: Sendable {
         let before = covered.dropLast(previousTail)
         let digits = before.reversed().prefix { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
         guard before.dropLast(digits.count).suffix(sequenceMark.count).elementsEqual(sequenceMark),
-            let sequence = UInt64(String(decoding: digits.reversed(), as: UTF8.self))
+            // No chain gets to the last number there is; a file that says so cannot be continued.
+            let sequence = UInt64(String(decoding: digits.reversed(), as: UTF8.self)), sequence < .max
         else { return nil }
         return Link(sequence: sequence, previous: Array(previous), hash: Array(hash), covered: covered)
     }

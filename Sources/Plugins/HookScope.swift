@@ -20,6 +20,10 @@ final class HookScope {
     var annotations: [(name: String, value: String)] = []
     /// Set by the setters of ops.
     var isChanged = false
+    /// Keys that the setters of ops took from the hook that runs. The view keeps each until the request is over, even
+    /// when the next call replaces it.
+    var keyBytesSet = 0
+    static let maximumKeyBytesSet = 16 << 20
 
     private var viewIdentity: PluginIdentity?
     private(set) var identity = PluginIdentity()
@@ -133,6 +137,7 @@ final class HookScope {
     func set(_ field: Int, _ value: Int64) { moonraft_view_set_integer(view, field.int32, value) }
 
     func clearNotes() {
+        keyBytesSet = 0
         if !warnings.isEmpty { warnings.removeAll() }
         if !annotations.isEmpty { annotations.removeAll() }
     }

@@ -14,6 +14,13 @@ extension PluginVM {
         func only(_ kinds: PluginOp.Kind...) throws(HostError) {
             guard kinds.contains(kind) else { throw HostError("this op cannot be changed so") }
         }
+        // The view copies the op's keys anew, whatever is set.
+        let isKey = function == .opSetKey || function == .opSetRangeEnd
+        scope.keyBytesSet += scope.request.ops[index].key.count + scope.request.ops[index].rangeEnd.count
+        if isKey && a.isString(1) { scope.keyBytesSet += try a.bytes(1, "key").count }
+        guard scope.keyBytesSet <= HookScope.maximumKeyBytesSet else {
+            throw HostError("one call sets at most \(HookScope.maximumKeyBytesSet >> 20) MiB of keys")
+        }
         switch function {
         case .opSetValue:
             try only(.put)

@@ -176,6 +176,74 @@ struct SplitMix {
     }
 }
 
+/// A file that an operator writes can have any mistake, and is read again while the node runs: every mistake ends as an
+/// error with a place, also where the parser by itself would abort the process.
+@Suite struct TOMLHostileTextTests {
+    private func outcome(_ text: String) -> String {
+        do {
+            _ = try TOMLDocument.parse(text: text, file: "f")
+            return "fine"
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test(arguments: [
+        ("[!a]", "f:1:2: expected a key"), ("[\n", "f:1:2: expected a key"), ("[[.a]]", "f:1:3: expected a key"),
+        ("a = [1,}", "f:1:8: expected a value or ']'"), ("a = [\n}", "f:2:1: expected a value or ']'"),
+        ("a = [1, \u{2028}2]", "f:1:9: expected a value or ']'"),
+        ("a = 1979-05-27T`7:32", "f:1:5: expected a time after the date"),
+        ("a = 1979-05-27T", "f:1:5: expected a time after the date"),
+        ("a = [197_9-05-27 0]", "f:1:6: expected a time after the date"),
+        ("a = 1979-05-27 0#:32:00-0", "f:1:5: expected a time after the date"),
+        (String(repeating: "a.", count: 200_000) + "a = 1", "f:1:129: a key has more than 64 parts"),
+        ("[" + String(repeating: "a.", count: 200_000) + "a]", "f:1:130: a key has more than 64 parts"),
+        ("a = " + String(repeating: "[", count: 200_000), "f:1:69: values are nested more than 64 deep"),
+    ])
+    func isRefusedWithItsPlace(_ text: String, _ error: String) { #expect(outcome(text) == error) }
+
+    @Test func whatIsRightStaysRight() {
+        #expect(outcome("a = \"x\nb = [1,}\"").hasPrefix("f:1:7: "))
+        for text in [
+            "a = 1979-05-27", "a = 1979-05-27 # 0", "a = 1979-05-27 07:32:00", "a = 1979-05-27T07:32:00Z", "[ a ]",
+            "[[ 'a' ]]", "a = [ # }\n]",
+        ] { #expect(outcome(text) == "fine", "\(text)") }
+    }
+
+    @Test func noChangeOfATextStopsTheProcess() {
+        var random = SplitMix(state: 5)
+        let sound = Array(
+            """
+            [a]
+            b = [1, 2.5, "x", { c = 1979-05-27T07:32:00Z, "d" = 07:32:00.5 }]
+            [[d]]
+            e = '''x'''
+            [[d]]
+            "q\\u00e9".f = 0x1F
+            g.h.'i' = -inf # comment
+            j = 1979-05-27 00:32:00-07:00
+            """.utf8)
+        let parts = [
+            "[", "]", "{", "}", "[[", "\"", "'", "'''", "\"\"\"", ".", "=", ",", "#", "\n", " ", "_", "-", "T", "0",
+            "é",
+            "\\u", "1979-05-27 ", "\u{2028}", "\u{A0}",
+        ]
+        for _ in 0..<3000 {
+            var text = sound
+            for _ in 0...random.next(3) {
+                let at = random.next(text.count)
+                switch random.next(3) {
+                case 0: text.remove(at: at)
+                case 1: text[at] = UInt8(1 + random.next(255))
+                default: text.insert(contentsOf: parts[random.next(parts.count)].utf8, at: at)
+                }
+            }
+            let result = outcome(String(decoding: text, as: UTF8.self))
+            #expect(result == "fine" || result.hasPrefix("f:"))
+        }
+    }
+}
+
 /// Writes TOML and remembers the place of every scalar it writes.
 private struct DocumentWriter {
     var text = ""

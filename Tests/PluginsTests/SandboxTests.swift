@@ -118,6 +118,19 @@ import Testing
         ("read all values", "while true do local v = a.value end"),
         ("encode for the host", "local t = {} for i = 1, 1e5 do t[i] = i end while true do log.info('x', t) end"),
         ("random", "while true do math.random(1, 1 << 60) end"),
+        ("long set", "string.find(('b'):rep(20000), '[' .. ('a'):rep(1000000) .. ']')"),
+        ("long set at a frontier", "string.find(('b'):rep(20000), '%f[' .. ('a'):rep(1000000) .. ']')"),
+        ("long set in a glob", "glob.match('*[' .. ('a'):rep(1000000) .. ']', ('b'):rep(1000000))"),
+        (
+            "one long prefix many times",
+            "local s, l = ('x'):rep(1 << 20), {} local k = s:sub(1, -2) .. 'y' for i = 1, 100000 do l[i] = k end "
+                + "while true do prefix.of(l, s) end"
+        ),
+        (
+            "one long type many times",
+            "local t, f = ('string|'):rep(20000) .. 'null', {} for i = 1, 1000 do f['f' .. i] = t end "
+                + "while true do pcall(json.shape, f) end"
+        ),
     ]
 
     /// With the default budget, and with so many instructions that only the clock and the bounds stop a script.
@@ -192,6 +205,21 @@ import Testing
         _ = authn.authenticate(AuthnRequest(.token([1])))
     }
 
+    /// The view keeps each key that a setter gave it, outside the VM's memory.
+    @Test func setKeysAreBounded() throws {
+        let fixture = try PluginFixture()
+        let loop = try fixture.loop(
+            hook: "admit_mutate",
+            body: """
+                local key, n = ('k'):rep(1 << 20), 0
+                while pcall(function() a:op(1):set_key(key) end) do n = n + 1 end
+                a:warn(tostring(n))
+                """, binding: "[plugin.budget]\ninstructions = 20000000\ntime = \"1s\"")
+        var request = put("/k")
+        #expect(loop.mutate(&request, alice).decision == .allow(warnings: ["p: 8"]))
+        #expect(request.ops[0].key.count == 1 << 20)
+    }
+
     @Test func bytecodeIsRefused() throws {
         let fixture = try PluginFixture()
         try fixture.package("p", manifest: "hooks = [\"health\"]", lua: "\u{1B}Lua")
@@ -226,6 +254,10 @@ import Testing
                 local s = {5, 2, 9, 1} table.sort(s) eq(table.concat(s, ','), '1,2,5,9')
                 table.sort(s, function(x, y) return x > y end) eq(table.concat(s), '9521')
                 table.insert(s, 1, 7) eq(table.remove(s), 1) eq(table.remove(s, 1), 7) eq(#s, 3) eq(select('#', table.unpack(s)), 3)
+                local same = {1, 2, 3} table.move(same, 1, 3, 2, same) eq(table.concat(same), '1123')
+                eq(pcall(json.encode, {1, nil, 3, x = 4}), false) eq(json.is_array({1, nil, 3, x = 4}), false) eq(json.encode({1, 2}), '[1,2]')
+                eq(pcall(utf8.codepoint, 'x', math.mininteger, math.maxinteger), false)
+                eq(pcall(string.gsub, ('x'):rep(200000), '.+', ('%0'):rep(20)), false)
                 eq(table.concat(table.move({1, 2, 3}, 1, 3, 2)), '1123') eq(table.pack(1, nil).n, 2) eq(table.remove({}), nil)
                 """)
         #expect(loop.validate(put("/k"), alice) == .allow, "\(loop.records.last?.detail?.text ?? "")")

@@ -102,6 +102,19 @@ import Testing
         #expect(throws: SinkError.self) { try FileSink(directory: directory, options: SinkOptions(path: "d/x")) }
     }
 
+    /// A file whose last record has the last number there is was not written by a chain.
+    @Test func aChainWithoutANextNumberIsNotContinued() throws {
+        let fixture = try PluginFixture()
+        let directory = fixture.root + "/sinks"
+        var options = SinkOptions(path: "x.log")
+        options.isChained = true
+        let digits = String(repeating: "0", count: 64)
+        try fixture.write(
+            "sinks/x.log", "{\"seq\":\(UInt64.max),\"prev\":\"\(digits)\",\"hash\":\"\(digits)\"}\n")
+        let error = #expect(throws: SinkError.self) { try FileSink(directory: directory, options: options) }
+        #expect(error?.message.contains("no hash chain to continue") == true)
+    }
+
     @Test(arguments: [nil, Array("key".utf8)] as [[UInt8]?])
     func chainShowsEveryChange(_ key: [UInt8]?) throws {
         let fixture = try PluginFixture()

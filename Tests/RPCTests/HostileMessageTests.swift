@@ -139,4 +139,66 @@ import Testing
         #expect(server.serves())
         #expect(waitUntil { (try? server.server.statistics().connectionsOpen) ?? 9 <= 1 })
     }
+
+    /// Conversations that begin well: calls of several methods whose frames are then dropped, doubled, swapped or changed
+    /// in a few bytes. Each gets further into the server than noise does.
+    @Test func spoiledConversationsNeverHurt() throws {
+        let server = try TestServer { $0.maxReceiveMessageBytes = 1000 }
+        defer { server.stop() }
+        var seed: UInt64 = 7
+        func random(_ bound: Int) -> Int {
+            seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Int(seed >> 33) % bound
+        }
+        let methods: [TestMethod] = [.echo, .stream, .delayed, .fail, .metadata, .pausing, .never, .drainable]
+        let extras: [[(String, String)]] = [
+            [], [("grpc-timeout", "99999999H")], [("grpc-timeout", "-1n")], [("blob-bin", "A=,AAEC")],
+            [("grpc-encoding", "gzip")], [("x-long", String(repeating: "y", count: 5000))],
+        ]
+        func conversation() -> [[UInt8]] {
+            var frames = [
+                RawFrame(type: RawFrame.settings).bytes, RawFrame(type: RawFrame.settings, flags: RawFrame.ack).bytes,
+            ]
+            for call in 0...random(5) {
+                let stream = UInt32(2 * call + 1)
+                let head = hpack(requestHeaders(methods[random(methods.count)].path, extras[random(extras.count)]))
+                let cut = random(2) == 0 ? head.count : head.count / 2
+                let body = grpcMessage([UInt8](repeating: 7, count: random(40)))
+                let part = random(body.count + 1)
+                func add(_ type: UInt8, _ flags: UInt8, _ payload: [UInt8], stream: UInt32 = stream) {
+                    frames.append(RawFrame(type: type, flags: flags, stream: stream, payload: payload).bytes)
+                }
+                add(RawFrame.headers, cut == head.count ? RawFrame.endHeaders : 0, Array(head[..<cut]))
+                if cut < head.count { add(RawFrame.continuation, RawFrame.endHeaders, Array(head[cut...])) }
+                add(RawFrame.data, 0, Array(body[..<part]))
+                add(RawFrame.data, RawFrame.endStream, Array(body[part...]))
+                switch random(5) {
+                case 0: add(RawFrame.reset, 0, [0, 0, 0, 8])
+                case 1: add(RawFrame.ping, 0, [UInt8](repeating: 3, count: 8), stream: 0)
+                case 2: add(RawFrame.windowUpdate, 0, [0x7F, 0xFF, 0xFF, 0xFF])
+                case 3: add(RawFrame.goAway, 0, [UInt8](repeating: 0, count: 8), stream: 0)
+                default: break
+                }
+            }
+            return frames
+        }
+        for _ in 0..<400 {
+            var frames = conversation()
+            for _ in 0..<random(4) where frames.count > 1 {
+                let at = random(frames.count)
+                switch random(4) {
+                case 0: frames.remove(at: at)
+                case 1: frames.insert(frames[at], at: random(frames.count))
+                case 2: frames.swapAt(at, random(frames.count))
+                default: frames[at][random(frames[at].count)] = UInt8(random(256))
+                }
+            }
+            let peer = try RawPeer(port: server.port)
+            peer.write(Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + frames.flatMap { $0 })
+        }
+        #expect(server.serves())
+        #expect(waitUntil { (try? server.server.statistics().connectionsOpen) ?? 9 <= 1 })
+        #expect(try server.bufferedBytes() == 0)
+        #expect(try server.partialBytes() == 0)
+    }
 }
