@@ -131,8 +131,8 @@ package struct BackendFile {
         try walker.walkMain(body)
     }
 
-    /// Looks at everything by which LMDB finds pages: the free list, the buckets and their branch pages. What
-    /// these name is in the file afterwards; the records themselves are not read.
+    /// Looks at everything that LMDB believes: the free list, the buckets, their branch pages and where the nodes of
+    /// their leaf pages lie. What these name is in the file afterwards; values are not read. About 0.1 µs a record.
     package func checkStructure() throws(BackendFileFault) {
         // A walk notes each page in memory, so what the file claims is bounded by what it could be.
         guard lastPage < filePages &+ Self.maxMissingPages else {
@@ -142,7 +142,7 @@ package struct BackendFile {
         let walker = BackendFileWalker(self)
         try walker.walkFree()
         try walker.checkEnd()
-        try walker.walkMain(skippingLeaves: true) { _, _, _ in }
+        try walker.walkMain(skippingValues: true) { _, _, _ in }
     }
 
     /// Reads `count` pages from page `number` on, which the caller has checked to exist.
@@ -150,6 +150,13 @@ package struct BackendFile {
         try Self.read(
             disk, file, at: number * UInt64(pageBytes), count: count * pageBytes,
             limit: (lastPage + 1) * UInt64(pageBytes), page: number)
+    }
+
+    /// Fills `buffer` from the beginning of page `number`, which the caller has checked to exist.
+    func read(_ number: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(BackendFileFault) {
+        try Self.read(
+            disk, file, at: number * UInt64(pageBytes), into: buffer, limit: (lastPage + 1) * UInt64(pageBytes),
+            page: number)
     }
 
     private static func read(
@@ -160,18 +167,28 @@ package struct BackendFile {
             throw BackendFileFault("page \(page)", "lies beyond the end of the file")
         }
         var bytes = [UInt8](repeating: 0, count: count)
+        try bytes.withUnsafeMutableBufferPointer { buffer throws(BackendFileFault) in
+            try read(disk, file, at: offset, into: UnsafeMutableRawBufferPointer(buffer), limit: limit, page: page)
+        }
+        return PageBytes(bytes: bytes)
+    }
+
+    private static func read(
+        _ disk: any Disk, _ file: DiskFile, at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer,
+        limit: UInt64, page: UInt64
+    ) throws(BackendFileFault) {
+        guard offset <= limit, UInt64(buffer.count) <= limit - offset else {
+            throw BackendFileFault("page \(page)", "lies beyond the end of the file")
+        }
         let got: Int
         do throws(DiskError) {
-            got = try bytes.withUnsafeMutableBufferPointer { buffer throws(DiskError) in
-                try disk.read(file, at: offset, into: UnsafeMutableRawBufferPointer(buffer))
-            }
+            got = try disk.read(file, at: offset, into: buffer)
         } catch {
             throw BackendFileFault("page \(page)", "\(error)")
         }
-        guard got == count else {
+        guard got == buffer.count else {
             throw BackendFileFault("page \(page)", "lies beyond the end of the file")
         }
-        return PageBytes(bytes: bytes)
     }
 }
 

@@ -2,24 +2,29 @@
 
 /// One walk. It remembers which pages it has seen: a page has one place.
 final class BackendFileWalker {
-    private typealias Leaf = (
+    typealias Leaf = (
         _ key: ArraySlice<UInt8>, _ flags: Int, _ value: UnsafeRawBufferPointer
     ) throws(BackendFileFault) -> Void
 
     /// LMDB's own bound on the depth of a tree.
     private static let maxDepth = 32
-    private static let bigData = 1
-    private static let namedDatabase = 2
+    static let bigData = 1
+    static let namedDatabase = 2
     /// Keys are machine words in the free list.
     private static let integerKeys = 8
 
-    private let file: BackendFile
+    let file: BackendFile
     private var visited: [UInt64]
+    /// The leaf page being looked at.
+    let leafPage: UnsafeMutableRawBufferPointer
 
     init(_ file: BackendFile) {
         self.file = file
         visited = [UInt64](repeating: 0, count: Int(file.lastPage / 64) + 1)
+        leafPage = .allocate(byteCount: file.pageBytes, alignment: 8)
     }
+
+    deinit { leafPage.deallocate() }
 
     // MARK: The two databases that every file has
 
@@ -65,7 +70,7 @@ final class BackendFileWalker {
 
     /// The database of names: each entry is a bucket.
     func walkMain(
-        skippingLeaves: Bool = false,
+        skippingValues: Bool = false,
         _ body: (
             _ bucket: [UInt8], _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer
         ) throws(BackendFileFault) -> Void
@@ -86,7 +91,7 @@ final class BackendFileWalker {
             guard database.flags == 0 else {
                 throw BackendFileFault(label, "has flags \(database.flags)")
             }
-            let tree = Tree(database, name: label, skipsLeaves: skippingLeaves)
+            let tree = Tree(database, name: label, skipsValues: skippingValues)
             try walk(tree) { key, flags, value throws(BackendFileFault) in
                 guard flags & Self.namedDatabase == 0 else {
                     throw BackendFileFault(label, "holds a bucket")
@@ -99,12 +104,12 @@ final class BackendFileWalker {
     // MARK: One tree
 
     /// A tree being walked, and what was found in it so far.
-    private final class Tree {
+    final class Tree {
         let claimed: BackendFile.Database
         let name: String
         let hasIntegerKeys: Bool
-        /// Leaf pages are counted and not read.
-        let skipsLeaves: Bool
+        /// Of leaf pages only where the nodes lie is looked at.
+        let skipsValues: Bool
         var branchPages: UInt64 = 0
         var leafPages: UInt64 = 0
         var overflowPages: UInt64 = 0
@@ -113,12 +118,12 @@ final class BackendFileWalker {
 
         init(
             _ claimed: BackendFile.Database, name: String, hasIntegerKeys: Bool = false,
-            skipsLeaves: Bool = false
+            skipsValues: Bool = false
         ) {
             self.claimed = claimed
             self.name = name
             self.hasIntegerKeys = hasIntegerKeys
-            self.skipsLeaves = skipsLeaves
+            self.skipsValues = skipsValues
         }
 
         func isAscending(_ first: ArraySlice<UInt8>, _ second: ArraySlice<UInt8>) -> Bool {
@@ -141,14 +146,12 @@ final class BackendFileWalker {
             }
             try walk(tree, page: claimed.root, level: 1, from: nil, below: nil, leaf)
         }
-        var pairs: [(String, UInt64, UInt64)] = [
+        let pairs: [(String, UInt64, UInt64)] = [
             ("branch pages", claimed.branchPages, tree.branchPages),
             ("leaf pages", claimed.leafPages, tree.leafPages),
+            ("entries", claimed.entries, tree.entries),
+            ("overflow pages", claimed.overflowPages, tree.overflowPages),
         ]
-        if !tree.skipsLeaves {
-            pairs.append(("entries", claimed.entries, tree.entries))
-            pairs.append(("overflow pages", claimed.overflowPages, tree.overflowPages))
-        }
         for (what, expected, found) in pairs where expected != found {
             throw BackendFileFault(tree.name, "should hold \(expected) \(what), holds \(found)")
         }
@@ -162,10 +165,7 @@ final class BackendFileWalker {
         let place = "page \(number) (\(tree.name))"
         try visit(number, from: tree.name)
         let isLeaf = level == tree.claimed.depth
-        if isLeaf && tree.skipsLeaves {
-            tree.leafPages += 1
-            return
-        }
+        if isLeaf && tree.skipsValues { return try checkLeaf(tree, page: number, from: from, below: below) }
         let page = try file.read(number)
         guard page.u64(0) == number, page.u16(10) == (isLeaf ? 2 : 1) else {
             throw BackendFileFault(place, "is not the \(isLeaf ? "leaf" : "branch") page \(number)")
@@ -285,7 +285,7 @@ final class BackendFileWalker {
     private func isVisited(_ page: UInt64) -> Bool { visited[Int(page / 64)] & 1 << (page % 64) != 0 }
 
     /// Notes that a page has its place.
-    private func visit(_ page: UInt64, from place: String) throws(BackendFileFault) {
+    func visit(_ page: UInt64, from place: String) throws(BackendFileFault) {
         guard page >= 2, page <= file.lastPage else {
             throw BackendFileFault(place, "names page \(page), which does not exist")
         }
