@@ -17,11 +17,11 @@ test:
 	scripts/install-deps.sh --test
 	scripts/test.sh
 
-# Kills, freezes and cuts off real members under load for SECONDS; SEED repeats a run.
 # etcd's own Go client, from Debian's packages.
 test-clients: build
 	Tests/clients/run.sh $(ARGS)
 
+# Kills, freezes and cuts off real members under load for SECONDS; SEED repeats a run.
 torture: build
 	scripts/install-deps.sh --test
 	scripts/torture.sh torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -85,6 +85,7 @@ class OperatorService {
                 refuse(call, answer, trail)
                 return
             }
+            guard call.isOpen else { return finish(call, RPCStatus(.cancelled, "context canceled"), trail) }
             onBackend(call, trail, work, reply: reply)
         }
     }

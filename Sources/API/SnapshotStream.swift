@@ -50,7 +50,7 @@ final class SnapshotStream: CallHandler {
     }
 
     private func copy(_ call: ServerCall) {
-        guard call.isOpen else { return }
+        guard call.isOpen else { return completed(RPCStatus(.cancelled, "context canceled")) }
         let back = LoopReturn { [self] (output: SnapshotWorker.Output) in take(output, call) }
         let loop = context.loop
         let worker = SnapshotWorker(

@@ -73,6 +73,9 @@ extension Replica {
 
     /// The next commit does not wait for its time; one that is under way need not hold everything.
     func commitToBackend(_ waiter: any ReplyWaiter) {
+        guard backend.commitWaiters.count < configuration.maxCommitWaiters else {
+            return answer(waiter, .refused(.tooManyRequests))
+        }
         backend.commitWaiters.append(PendingAnswer(waiter: waiter, answer: .committedToBackend))
         backend.nextCommit = 0
     }

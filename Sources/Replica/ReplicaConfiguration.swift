@@ -49,6 +49,8 @@ package struct ReplicaConfiguration: Sendable {
     package var maxComparedCompactions = 10
     /// Refuse membership changes that would risk the quorum (`strict-reconfig-check`).
     package var strictReconfiguration = true
+    /// Requests that wait for the backend to commit (Hash, Snapshot); one more is refused.
+    package var maxCommitWaiters = 1024
     /// Learners at one time (etcd `max-learners`): each costs the leader a whole log stream while no write waits for
     /// it. The leader's setting counts.
     package var maximumLearners = 1

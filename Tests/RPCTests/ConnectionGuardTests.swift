@@ -69,6 +69,14 @@ import Testing
         #expect(peer.received(1, now: now) != nil)
     }
 
+    @Test func inflatingFarBeyondWhatCameIsCharged() {
+        var peer = guarded { $0.maxControlFrameBurst = 2100 }
+        for _ in 0..<1000 { #expect(peer.inflated(1 << 20, from: 1 << 16, now: now) == nil) }
+        #expect(peer.inflated(1 << 20, from: 1000, now: now) == nil)
+        #expect(peer.inflated(1 << 20, from: 1000, now: now) == nil)
+        #expect(peer.inflated(1 << 20, from: 1000, now: now) != nil)
+    }
+
     @Test func refusalsThatThePeerProvokesAreCounted() {
         var peer = guarded { $0.maxProvokedResetBurst = 2 }
         #expect(peer.provoked("too_many_stream_errors", now: now) == nil)

@@ -94,7 +94,8 @@ class Shell:
 NEUTRAL = [
     (r"client-[0-9a-f-]{36}", "client-<id>"), (r'"took":[\d.]+', '"took":0'), (r'"size":"[^"]+"', '"size":""'),
     (r'"raft_term":\d+', '"raft_term":0'), (r'"RaftTerm" : \d+', '"RaftTerm" : 0'),
-    (r"\b[0-9a-f]{14,16}\b", "<id>"), (r"\b\d{16,20}\b", "<id>"), (r"took = [\d.]+[mµ]?s", "took = <time>"),
+    # Ids are random: some begin with zeros, which are not printed.
+    (r"\b[0-9a-f]{11,16}\b", "<id>"), (r"\b\d{16,20}\b", "<id>"), (r"took = [\d.]+[mµ]?s", "took = <time>"),
     (r"took [\d.]+[\w\xc2\xb5]*s", "took <time>"), (r'"took":"[^"]+"', '"took":"<time>"'),
     (r"[\d.]+[mµn\xc2\xb5]*s\b", "<time>"),
     (r"remaining\(\d+s\)", "remaining(<time>)"), (r'"ttl":\d+', '"ttl":0'), (r'"TTL" : \d+', '"TTL" : 0'),

@@ -17,7 +17,7 @@ import pytest
 import faultfs
 from cluster import Cluster
 from clusters import (
-    ELECTION_SECONDS, FLAGS, accepts, ctl, found_somewhere, http_status, leader_and_followers, put_somewhere)
+    ELECTION_SECONDS, FLAGS, accepts, ctl, found_somewhere, hand_over, http_status, leader_and_followers, put_somewhere)
 from harness import DELETE, PUT, Client, brief, eventually, failure, prefix_end, put_op, range_op, refused
 from wire import M
 
@@ -183,7 +183,7 @@ def test_snapshot_install_under_open_watches_and_defragmentation(cluster, prefix
         assert metric(behind, "moonraft_snapshots_installed_total") == installed + 2
         assert defragmented and not wrong, wrong
         # What the snapshot brought leads now; the lease of the second round ends by itself.
-        leader.client.call("Maintenance.MoveLeader", targetID=behind.id)
+        hand_over(leader, behind)
         eventually(lambda: other.client.get(prefix + b"leased") is None, 2 + 3 * ELECTION_SECONDS + 3)
         with other.client.watch() as reference:
             reference.create(prefix, end, start_revision=first, prev_kv=True)

@@ -75,6 +75,7 @@ final class CandidacyCall: CallHandler, RangeFollower {
         } catch {
             return call.finish(.undecodable(error))
         }
+        guard request.name.count <= QueueReads.maxNameBytes else { return call.finish(.nameTooLong) }
         candidate = request
         context.withLease(request.lease, for: caller) { [self] result in
             switch result {
@@ -152,7 +153,7 @@ final class CandidacyCall: CallHandler, RangeFollower {
         guard !isLooking, let candidate, let place else { return }
         isLooking = true
         let range = QueueRange.newest(of: candidate.prefix, before: place.revision)
-        context.queueReads.first(range) { [self] outcome in
+        context.queueReads.first(range, while: { [self] in call.isOpen }) { [self] outcome in
             isLooking = false
             guard call.isOpen else { return leave() }
             switch outcome {
@@ -239,7 +240,7 @@ final class CandidacyCall: CallHandler, RangeFollower {
 
     func closed(_ call: ServerCall) {
         context.followers.remove(self)
-        // An answer that was refused or cut off ends with another status.
+        // Refused answers end with another status. One that is cut off with its connection counts as heard.
         if !(hasAnswered && call.code == .ok) { leave() }
     }
 
@@ -262,6 +263,8 @@ extension RPCStatus {
     // The texts of etcd's client/v3/concurrency; its server gives them no code.
     static let mutexExpired = RPCStatus(.unknown, "mutex: session is expired")
     static let notLeader = RPCStatus(.unknown, "election: not leader")
+    static let nameTooLong = RPCStatus(
+        .invalidArgument, "moonraft: the name is longer than \(QueueReads.maxNameBytes) bytes")
     static let noElectionLeader = RPCStatus(.unknown, "election: no leader")
     static let missingLeaderKey = RPCStatus(.unknown, "\"leader\" field must be provided")
     /// Made after the first: etcd's Campaign does not look.

@@ -103,9 +103,10 @@ final class ElectionService {
     func leader(_ call: ServerCall, _ message: UnsafeRawBufferPointer) {
         answering(call) { () throws(DecodeError) in
             let prefix = try Fields(message).first.map { [UInt8]($0) } ?? []
+            guard prefix.count <= QueueReads.maxNameBytes else { return call.finish(.nameTooLong) }
             context.whenHeadAdmitted(call, prefix + [UInt8(ascii: "/")]) { [context] range, trail in
                 context.whenReadable(call, serializable: false, trail: trail) {
-                    context.queueReads.first(range) { outcome in
+                    context.queueReads.first(range, while: { call.isOpen }) { outcome in
                         var status = RPCStatus.ok
                         switch outcome {
                         case .failure(let failure):

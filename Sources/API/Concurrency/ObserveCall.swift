@@ -49,6 +49,7 @@ final class ObserveCall: CallHandler, RangeFollower {
         } catch {
             return call.finish(.undecodableMessage(error))
         }
+        guard name.count <= QueueReads.maxNameBytes else { return call.finish(.nameTooLong) }
         context.whenHeadAdmitted(call, name + [UInt8(ascii: "/")]) { [self] range, trail in
             self.trail = trail
             // The required record of an audit plugin may have taken longer than the call.
@@ -83,7 +84,7 @@ final class ObserveCall: CallHandler, RangeFollower {
         guard !isReading, let range else { return }
         isReading = true
         missedRevision = 0
-        context.queueReads.first(range) { [self] outcome in
+        context.queueReads.first(range, while: { [self] in !isClosed }) { [self] outcome in
             isReading = false
             guard !isClosed else { return }
             switch outcome {

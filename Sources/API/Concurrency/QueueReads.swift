@@ -7,6 +7,7 @@ import KVCodec
 import MVCC
 import NIOCore
 import RPC
+import StateMachine
 
 /// The reads of one event loop's Lock and Election calls. Confined to that loop.
 final class QueueReads {
@@ -22,6 +23,8 @@ final class QueueReads {
     /// Reads on the range thread. While there are ``maxLongReads`` the others wait, so that a loop's waiting
     /// calls never fill that thread's queue.
     private var longReads = 0
+    /// The longest name of a lock or election: whoever waits holds it several times over.
+    static let maxNameBytes = 64 << 10
     private static let maxKeysPerRound: Int64 = 4_000
     private static let maxLongReads = 8
     /// What looking up one key counts for.
@@ -37,9 +40,14 @@ final class QueueReads {
 
     /// Reads the first key of a range when its turn comes. Never at once.
     ///
-    /// - Parameter range: a RangeRequest message.
-    func first(_ range: [UInt8], _ then: @escaping (Outcome) -> Void) {
-        inTurn { [weak self] in self?.read(range, then) }
+    /// - Parameters:
+    ///   - range: a RangeRequest message.
+    ///   - isWanted: asked when the turn comes; `then` hears a failure instead of what nobody wants any more.
+    func first(_ range: [UInt8], while isWanted: @escaping () -> Bool, _ then: @escaping (Outcome) -> Void) {
+        inTurn { [weak self] in
+            guard isWanted() else { return then(.failure(RPCStatus(.cancelled, "context canceled"))) }
+            self?.read(range, then)
+        }
     }
 
     /// The create revision of a key that is there, and the store's revision.
@@ -91,8 +99,12 @@ final class QueueReads {
         longReads += 1
         context.rangeThread.read(range, context) { [self] result in
             longReads -= 1
-            then(
-                result.map { ($0.reply.withUnsafeBytes(QueueRange.firstRecord), $0.revision) })
+            if case .failure(let status) = result, status == RPCStatus(ApplyError.compacted) {
+                // A snapshot was taken over between two pieces; the range names no revision.
+                inTurn { [weak self] in self?.read(range, then) }
+            } else {
+                then(result.map { ($0.reply.withUnsafeBytes(QueueRange.firstRecord), $0.revision) })
+            }
             schedule()
         }
     }

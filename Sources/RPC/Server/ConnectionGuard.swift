@@ -72,6 +72,17 @@ struct ConnectionGuard {
         provokedResets.take(now: now) ? nil : Violation(code: .enhanceYourCalm, text: text)
     }
 
+    /// A compressed message of `received` bytes stands for `inflated` ones. What goes beyond 16 times its length costs as
+    /// much as ignored bytes do: a bomb is work for this loop out of nothing.
+    mutating func inflated(_ inflated: Int, from received: Int, now: NIODeadline) -> Violation? {
+        var excess = inflated - 16 * received
+        while excess > 1024 {
+            excess -= 1024
+            if !control.take(now: now) { return Violation(code: .enhanceYourCalm, text: "too_many_inflated_bytes") }
+        }
+        return nil
+    }
+
     /// A DATA frame that was taken for noise has completed a message.
     mutating func messageCompleted() {
         control.credit(1)

@@ -14,33 +14,36 @@ enum Gzip {
     /// - Parameter limit: the longest result, in bytes.
     static func inflate(_ input: UnsafeRawBufferPointer, limit: Int) throws(Failure) -> [UInt8] {
         guard let base = input.baseAddress, input.count > 0 else { throw .malformed("EOF") }
-        var stream = z_stream()
+        // zlib remembers where its stream lies, so that must not move.
+        let stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
+        stream.initialize(to: z_stream())
+        defer { stream.deallocate() }
         // 16: gzip and nothing else; 15: any window.
-        guard inflateInit2_(&stream, 16 + 15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+        guard inflateInit2_(stream, 16 + 15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
             throw .malformed("out of memory")
         }
-        defer { inflateEnd(&stream) }
+        defer { inflateEnd(stream) }
         // zlib does not write to its input; its type is from before const.
-        stream.next_in = UnsafeMutablePointer(mutating: base.assumingMemoryBound(to: UInt8.self))
-        stream.avail_in = UInt32(clamping: input.count)
+        stream.pointee.next_in = UnsafeMutablePointer(mutating: base.assumingMemoryBound(to: UInt8.self))
+        stream.pointee.avail_in = UInt32(clamping: input.count)
         var output: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: min(limit + 1, max(4096, min(input.count * 4, 256 << 10))))
         while true {
             let result = piece.withUnsafeMutableBufferPointer { buffer in
-                stream.next_out = buffer.baseAddress
-                stream.avail_out = UInt32(clamping: buffer.count)
-                return CZlib.inflate(&stream, Z_NO_FLUSH)
+                stream.pointee.next_out = buffer.baseAddress
+                stream.pointee.avail_out = UInt32(clamping: buffer.count)
+                return CZlib.inflate(stream, Z_NO_FLUSH)
             }
-            let count = piece.count - Int(stream.avail_out)
+            let count = piece.count - Int(stream.pointee.avail_out)
             guard output.count + count <= limit else { throw .tooLarge }
             output.append(contentsOf: piece[..<count])
             switch result {
             case Z_OK: continue
             case Z_STREAM_END:
-                if stream.avail_in == 0 { return output }
-                guard inflateReset(&stream) == Z_OK else { throw .malformed("gzip: invalid header") }
+                if stream.pointee.avail_in == 0 { return output }
+                guard inflateReset(stream) == Z_OK else { throw .malformed("gzip: invalid header") }
             case Z_BUF_ERROR: throw .malformed("unexpected EOF")
-            default: throw .malformed(stream.msg.map { String(cString: $0) } ?? "gzip: invalid data")
+            default: throw .malformed(stream.pointee.msg.map { String(cString: $0) } ?? "gzip: invalid data")
             }
         }
     }

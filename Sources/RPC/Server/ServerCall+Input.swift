@@ -140,6 +140,7 @@ extension ServerCall {
         let limit = loop.configuration.maxReceiveMessageBytes
         do throws(Gzip.Failure) {
             let inflated = try Gzip.inflate(message, limit: limit)
+            connection?.inflated(inflated.count, from: message.count)
             inflated.withUnsafeBytes { deliver($0, entry) }
             return true
         } catch {
@@ -148,6 +149,7 @@ extension ServerCall {
             case .malformed(let text):
                 finish(RPCStatus(.internal, "grpc: failed to decompress the received message: \(text)"))
             case .tooLarge:
+                connection?.inflated(limit, from: message.count)
                 finish(
                     RPCStatus(
                         .resourceExhausted,

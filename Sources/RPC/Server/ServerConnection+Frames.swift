@@ -135,7 +135,13 @@ extension ServerConnection {
         nghttp2_session_consume_connection(session, bytes.count)
         guard let call = call(stream) else { return 0 }
         if call.receive(bytes, ends: ends, self) { peerGuard.messageCompleted() }
-        return 0
+        // Of inflated messages: nothing more of this read is looked at.
+        return violation == nil ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE.rawValue
+    }
+
+    /// A call has taken a compressed message apart.
+    func inflated(_ count: Int, from received: Int) {
+        if let violation = peerGuard.inflated(count, from: received, now: loop.now) { violate(violation) }
     }
 
     func onStreamClosed(_ stream: Int32) -> Int32 {

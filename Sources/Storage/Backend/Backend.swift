@@ -91,7 +91,8 @@ package final class Backend: Sendable {
     }
 
     /// LMDB maps the file and believes it: a page beyond the end would be a signal instead of an error.
-    /// Costs reading every page but long values once, which loading the records then finds in the page cache.
+    /// Costs reading every page but long values once, which loading the records then finds in the page cache where the
+    /// file fits into it.
     static func checkFile(_ path: String) throws(BackendError) {
         let disk = PosixDisk()
         let file: DiskFile
