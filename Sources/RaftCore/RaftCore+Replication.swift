@@ -50,7 +50,9 @@ extension RaftCore {
     /// Tells the member at `position` the commit index by an append, behind what is on its way there.
     mutating func sendCommit(at position: Int) {
         // One that lacks entries which are gone would be sent a snapshot, for nothing.
-        guard progress[position].sentCommit < commitIndex, log.term(at: progress[position].next - 1) != nil else { return }
+        guard progress[position].sentCommit < commitIndex, log.term(at: progress[position].next - 1) != nil else {
+            return
+        }
         progress[position].requestAppend()
         var shared = SharedEntries()
         sendAppends(at: position, shared: &shared)
