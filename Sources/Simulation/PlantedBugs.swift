@@ -16,11 +16,12 @@
         /// Found within this many seeds, unless said otherwise below.
         private static let usualBound: UInt64 = 60
 
-        /// Bugs that need several things to come together: here a leader that was replaced unawares, a late answer,
-        /// and a read in between.
+        /// Bugs that need several things to come together: a leader that was replaced unawares, a late answer, and a read
+        /// in between; a power loss between two steps of taking a snapshot over.
         private static let bounds: [String: UInt64] = [
             Mutation.heartbeatCountsForNextRound.rawValue: 300,
             Mutation.renewalWithoutConfirmation.rawValue: 300,
+            Mutation.snapshotInstalledBeforeMarker.rawValue: 300,
         ]
 
         private init(
