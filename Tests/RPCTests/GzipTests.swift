@@ -53,6 +53,15 @@ import Testing
         #expect { try inflated(bomb + bomb, limit: 1 << 20) } throws: { ($0 as? Gzip.Failure)?.isTooLarge == true }
     }
 
+    /// What came out before the fault is told, for it was work all the same.
+    @Test func aBombWithAWrongChecksumTellsItsSize() throws {
+        var bomb = compressed([UInt8](repeating: 0, count: 1 << 20))
+        bomb[bomb.count - 8] ^= 1
+        #expect { try inflated(bomb) } throws: {
+            if case .malformed(_, let count)? = $0 as? Gzip.Failure { count == 1 << 20 } else { false }
+        }
+    }
+
     @Test func brokenInputIsRefusedAtEveryByte() throws {
         let bytes = (0..<300).map { UInt8(truncatingIfNeeded: $0 &* 7) }
         let sound = compressed(bytes)

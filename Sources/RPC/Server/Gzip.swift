@@ -3,8 +3,8 @@ import CZlib
 /// Takes messages apart that a client compressed (`grpc-encoding: gzip`, RFC 1952). Answers are not compressed.
 enum Gzip {
     enum Failure: Error {
-        /// Not whole gzip members and nothing else; the text is for the client.
-        case malformed(String)
+        /// Not whole gzip members and nothing else; the text is for the client. `inflated` bytes came out before.
+        case malformed(String, inflated: Int)
         /// Longer than allowed; never more than the bound is held.
         case tooLarge
     }
@@ -13,14 +13,14 @@ enum Gzip {
     ///
     /// - Parameter limit: the longest result, in bytes.
     static func inflate(_ input: UnsafeRawBufferPointer, limit: Int) throws(Failure) -> [UInt8] {
-        guard let base = input.baseAddress, input.count > 0 else { throw .malformed("EOF") }
+        guard let base = input.baseAddress, input.count > 0 else { throw .malformed("EOF", inflated: 0) }
         // zlib remembers where its stream lies, so that must not move.
         let stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
         stream.initialize(to: z_stream())
         defer { stream.deallocate() }
         // 16: gzip and nothing else; 15: any window.
         guard inflateInit2_(stream, 16 + 15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
-            throw .malformed("out of memory")
+            throw .malformed("out of memory", inflated: 0)
         }
         defer { inflateEnd(stream) }
         // zlib does not write to its input; its type is from before const.
@@ -41,9 +41,11 @@ enum Gzip {
             case Z_OK: continue
             case Z_STREAM_END:
                 if stream.pointee.avail_in == 0 { return output }
-                guard inflateReset(stream) == Z_OK else { throw .malformed("gzip: invalid header") }
-            case Z_BUF_ERROR: throw .malformed("unexpected EOF")
-            default: throw .malformed(stream.pointee.msg.map { String(cString: $0) } ?? "gzip: invalid data")
+                guard inflateReset(stream) == Z_OK else { throw .malformed("gzip: invalid header", inflated: output.count) }
+            case Z_BUF_ERROR: throw .malformed("unexpected EOF", inflated: output.count)
+            default:
+                let text = stream.pointee.msg.map { String(cString: $0) } ?? "gzip: invalid data"
+                throw .malformed(text, inflated: output.count)
             }
         }
     }

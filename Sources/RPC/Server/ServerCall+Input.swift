@@ -146,7 +146,9 @@ extension ServerCall {
         } catch {
             // grpc-go's codes and texts (rpc_util.go, recvAndDecompress).
             switch error {
-            case .malformed(let text):
+            case .malformed(let text, let inflated):
+                // A bomb with a wrong checksum at its end was as much work as a sound one.
+                connection?.inflated(inflated, from: message.count)
                 finish(RPCStatus(.internal, "grpc: failed to decompress the received message: \(text)"))
             case .tooLarge:
                 connection?.inflated(limit, from: message.count)
