@@ -41,7 +41,9 @@ enum Gzip {
             case Z_OK: continue
             case Z_STREAM_END:
                 if stream.pointee.avail_in == 0 { return output }
-                guard inflateReset(stream) == Z_OK else { throw .malformed("gzip: invalid header", inflated: output.count) }
+                guard inflateReset(stream) == Z_OK else {
+                    throw .malformed("gzip: invalid header", inflated: output.count)
+                }
             case Z_BUF_ERROR: throw .malformed("unexpected EOF", inflated: output.count)
             default:
                 let text = stream.pointee.msg.map { String(cString: $0) } ?? "gzip: invalid data"
